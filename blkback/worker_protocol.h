@@ -29,12 +29,14 @@
 #include <string_view>
 #include <type_traits>
 
+#include "hypervisor/blkif_abi.h"
 #include "hypervisor/xenbus.h"
 
 namespace ringback::blk {
 
 inline constexpr uint32_t kProtocolVersion = 1;
 inline constexpr size_t kMaxQueues = 16;
+inline constexpr uint32_t kMaxSegments = 256;  // feature-max-indirect-segments
 inline constexpr size_t kMaxRingOrder = 4;
 inline constexpr size_t kMaxRingPages = 1U << kMaxRingOrder;
 
@@ -53,7 +55,7 @@ enum class MessageType : uint16_t {
     answer,
 };
 
-enum class Abi : uint8_t { native = 0, x86_32 = 1, x86_64 = 2 };
+using Abi = xen::blkif::Abi;
 
 // Fixed text in a message: NUL-terminated, cut off at the end.
 template <size_t N>
