@@ -20,8 +20,8 @@
 namespace ringback::xen::embedded {
 
 struct DomainSpec {
-    std::string name;
-    std::string uuid;  // made up if empty
+    std::string name = "guest";
+    std::string uuid = {};  // made up if empty
     std::string type = "pvh";  // pv, pvh, hvm
     std::uint64_t memory_mib = 32;
     std::uint64_t max_memory_mib = 0;  // 0: as memory_mib
@@ -32,18 +32,18 @@ struct DomainSpec {
 
 struct DiskSpec {
     std::string vdev = "xvda";
-    std::string params;                               // target=, as the user wrote it
+    std::string params = {};                               // target=, as the user wrote it
     std::string script = "/etc/xen/scripts/block";
     std::string kind = "vbd";                         // vbd3: backendtype=tap of Xen 4.19 and later
     bool readonly = false;
     bool cdrom = false;
     bool direct_io_safe = false;
-    std::optional<bool> discard_enable;
+    std::optional<bool> discard_enable = {};
     std::uint16_t backend_domid = 0;
     // Runs `script` with libxl's environment. Off: does only what the stock script does to the store
     // (physical-device-path, hotplug-status), without starting anything.
     bool run_script = false;
-    std::vector<std::pair<std::string, std::string>> extra_frontend_nodes;
+    std::vector<std::pair<std::string, std::string>> extra_frontend_nodes = {};
 };
 
 struct Timeouts {  // milliseconds; libxl_internal.h
