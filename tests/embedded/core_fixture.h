@@ -6,7 +6,9 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "hypervisor/embedded/guest.h"
@@ -50,6 +52,17 @@ T must(Result<T> result) {
 }
 inline void must(Result<void> result) {
     if (!result.ok()) fail_with(result.error());
+}
+
+// Waits until `condition` holds, for state that announces nothing (a deferred unmap); false after ten seconds.
+template <typename Condition>
+bool eventually(Condition condition) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!condition()) {
+        if (std::chrono::steady_clock::now() > deadline) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
 }
 
 // A child process that a test kills or waits for. The child runs `body` and ends with its return value; it starts from

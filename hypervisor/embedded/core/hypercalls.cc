@@ -122,14 +122,6 @@ void Hypercalls::serve(int fd) {
     if (::sendmsg(fd, &message, MSG_NOSIGNAL) < 0) drop(fd);
 }
 
-void Hypercalls::handle_port(int error, Port* port, Answer& answer) {
-    answer.reply.error = error;
-    if (error != 0) return;
-    answer.reply.values[0] = port->number;
-    answer.reply.values[1] = port->counter;
-    answer.fds = {port->in->get(), port->out->get()};
-}
-
 void Hypercalls::handle(Client& client, const Request& request, const char* payload, Answer& answer) {
     const std::int64_t* a = request.args;
     Reply& reply = answer.reply;
@@ -231,15 +223,19 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
         }
         case Op::alloc_unbound:
         case Op::bind_interdomain: {
-            Port* port = nullptr;
-            if (!is_domid(a[0]) || a[1] < 0 || a[1] > UINT32_MAX)
+            if (!is_domid(a[0]) || a[1] < 0 || a[1] > UINT32_MAX) {
                 reply.error = EINVAL;
-            else if (op == Op::alloc_unbound)
-                handle_port(hypervisor_.alloc_unbound(client, static_cast<std::uint16_t>(a[0]), port), port, answer);
-            else
-                handle_port(hypervisor_.bind_interdomain(client, static_cast<std::uint16_t>(a[0]),
-                                                         static_cast<std::uint32_t>(a[1]), port),
-                            port, answer);
+                return;
+            }
+            const auto remote = static_cast<std::uint16_t>(a[0]);
+            Port* port = nullptr;
+            reply.error = op == Op::alloc_unbound
+                              ? hypervisor_.alloc_unbound(client, remote, port)
+                              : hypervisor_.bind_interdomain(client, remote, static_cast<std::uint32_t>(a[1]), port);
+            if (reply.error != 0) return;
+            reply.values[0] = port->number;
+            reply.values[1] = port->counter;
+            answer.fds = {port->in->get(), port->out->get()};
             return;
         }
         case Op::close_port:

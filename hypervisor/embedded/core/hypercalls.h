@@ -42,7 +42,6 @@ class Hypercalls {
     void serve(int fd);
     void drop(int fd);
     void handle(Client& client, const Request& request, const char* payload, Answer& answer);
-    void handle_port(int error, Port* port, Answer& answer);
 
     Loop& loop_;
     Hypervisor& hypervisor_;
