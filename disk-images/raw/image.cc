@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "disk-images/raw/image.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <limits.h>
+
+#include <algorithm>
+
+#include "disk-images/raw/progress.h"
+#include "runtime/log.h"
+
+namespace ringback::image {
+
+namespace {
+
+constexpr uint32_t kMaxRetries = 16;
+
+bool transient(int32_t result) {
+    return result == -EAGAIN || result == -EINTR;
+}
+
+// Drops `bytes` from the front of the vectors.
+void consume(std::span<iovec>& vectors, size_t bytes) {
+    while (bytes > 0 && bytes >= vectors.front().iov_len) {
+        bytes -= vectors.front().iov_len;
+        vectors = vectors.subspan(1);
+    }
+    if (bytes > 0) {
+        vectors.front().iov_base = static_cast<std::byte*>(vectors.front().iov_base) + bytes;
+        vectors.front().iov_len -= bytes;
+    }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Image>> RawImage::open(File file, Reactor& reactor, const OpenOptions& options) {
+    RawLayout layout = TRY(probe_layout(file, options));
+    ImageLock lock = TRY(ImageLock::take(file.fd.get(), file.name, options.writable, options.lock_wait_ms));
+    // Whoever had the lock until now may have changed it.
+    layout = TRY(probe_layout(file, options));
+    const uint32_t slot = TRY(reactor.put_file(file.fd.get()));
+    return std::unique_ptr<Image>(
+        new RawImage(std::move(file), std::move(lock), layout, reactor, slot, options.writable));
+}
+
+RawImage::RawImage(File file, ImageLock lock, const RawLayout& layout, Reactor& reactor, uint32_t slot,
+                   bool writable)
+    : file_(std::move(file)),
+      lock_(std::move(lock)),
+      layout_(layout),
+      reactor_(reactor),
+      slot_(slot),
+      writable_(writable) {
+    sync_.image = this;
+    sync_.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
+        static_cast<Sync&>(self).image->on_sync(result);
+    };
+    finisher_.image = this;
+    finisher_.run = [](Task& self) noexcept { static_cast<Finisher&>(self).image->answer_finished(); };
+}
+
+RawImage::~RawImage() {
+    INVARIANT(in_flight_ == 0 && held_.empty());
+    reactor_.drop_file(slot_);
+}
+
+void RawImage::check(const Io& io) const {
+    const uint64_t bytes = layout_.geometry.bytes;
+    INVARIANT((io.offset | io.length) % kSectorSize == 0);
+    INVARIANT(io.length <= bytes && io.offset <= bytes - io.length);
+    if (io.op != Op::read && io.op != Op::write) return;
+    uint64_t sum = 0;
+    for (const iovec& vector : io.vectors) {
+        INVARIANT((reinterpret_cast<uintptr_t>(vector.iov_base) | vector.iov_len) % kSectorSize == 0);
+        sum += vector.iov_len;
+    }
+    INVARIANT(sum == io.length);
+}
+
+void RawImage::submit(std::span<Io*> batch) {
+    for (Io* io : batch) {
+        check(*io);
+        begin_progress(*io, *this);
+        held_.push(*io);
+    }
+    advance();
+}
+
+void RawImage::advance() {
+    while (!held_.empty())
+        start(held_.pop());
+}
+
+bool RawImage::refused(const Io& io) const {
+    return sync_failed_ && io.op != Op::read;
+}
+
+void RawImage::start(Io& io) {
+    ++in_flight_;
+    if (refused(io)) return finish_later(io, -EIO);
+    switch (io.op) {
+        case Op::read:
+        case Op::write:
+            if (io.length == 0) return finish_later(io, 0);
+            if (io.op == Op::write && !writable_) return finish_later(io, -EROFS);
+            io.completion.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
+                Io& done = io_of(self);
+                progress(done).image->on_transfer(done, result);
+            };
+            return transfer(io);
+        case Op::flush:
+            waiting_flushes_.push(io);
+            return sync();
+        case Op::discard:
+            if (!layout_.geometry.discard) return finish_later(io, -EOPNOTSUPP);
+            if (io.length == 0) return finish_later(io, 0);
+            io.completion.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
+                Io& done = io_of(self);
+                progress(done).image->on_punch(done, result);
+            };
+            return punch(io);
+    }
+    INVARIANT(!"a request of no known kind");
+}
+
+void RawImage::transfer(Io& io) {
+    const int slot = static_cast<int>(slot_);
+    const uint64_t offset = io.offset + progress(io).done;
+    const bool reads = io.op == Op::read;
+    reactor_.submit(io.completion, [&](io_uring_sqe* sqe) {
+        const iovec& first = io.vectors.front();
+        // What does not fit into one request (a length of 32 bits, IOV_MAX vectors) is a partial transfer
+        // like others.
+        const auto length = static_cast<unsigned>(std::min<size_t>(first.iov_len, 1U << 30));
+        const auto count = static_cast<unsigned>(std::min<size_t>(io.vectors.size(), IOV_MAX));
+        if (count == 1 && io.buffer != kNoBuffer) {
+            if (reads) {
+                io_uring_prep_read_fixed(sqe, slot, first.iov_base, length, offset, io.buffer);
+            } else {
+                io_uring_prep_write_fixed(sqe, slot, first.iov_base, length, offset, io.buffer);
+            }
+        } else if (count == 1) {
+            if (reads) {
+                io_uring_prep_read(sqe, slot, first.iov_base, length, offset);
+            } else {
+                io_uring_prep_write(sqe, slot, first.iov_base, length, offset);
+            }
+        } else if (reads) {
+            io_uring_prep_readv(sqe, slot, io.vectors.data(), count, offset);
+        } else {
+            io_uring_prep_writev(sqe, slot, io.vectors.data(), count, offset);
+        }
+        sqe->flags |= IOSQE_FIXED_FILE;
+    });
+}
+
+void RawImage::on_transfer(Io& io, int32_t result) {
+    Progress& at = progress(io);
+    if (transient(result) && at.retries < kMaxRetries) {
+        ++at.retries;
+        return transfer(io);
+    }
+    if (result < 0) return finish(io, result);
+    // The next request has to be aligned again; what a direct transfer did beyond that is done once more.
+    auto moved = static_cast<uint64_t>(result);
+    if (layout_.direct) moved -= moved % layout_.unit;
+    if (moved == 0) return finish(io, -EIO);
+    at.done += moved;
+    if (at.done == io.length) return finish(io, 0);
+    at.retries = 0;
+    consume(io.vectors, moved);
+    transfer(io);
+}
+
+void RawImage::punch(Io& io) {
+    reactor_.submit(io.completion, [&](io_uring_sqe* sqe) {
+        io_uring_prep_fallocate(sqe, static_cast<int>(slot_), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                static_cast<off_t>(io.offset), static_cast<off_t>(io.length));
+        sqe->flags |= IOSQE_FIXED_FILE;
+    });
+}
+
+void RawImage::on_punch(Io& io, int32_t result) {
+    if (transient(result) && progress(io).retries++ < kMaxRetries) return punch(io);
+    finish(io, result);
+}
+
+void RawImage::sync() {
+    if (syncing_) return;
+    syncing_ = true;
+    flushes_ = waiting_flushes_.take();
+    reactor_.submit(sync_, [this](io_uring_sqe* sqe) {
+        io_uring_prep_fsync(sqe, static_cast<int>(slot_), IORING_FSYNC_DATASYNC);
+        sqe->flags |= IOSQE_FIXED_FILE;
+    });
+}
+
+void RawImage::on_sync(int32_t result) {
+    syncing_ = false;
+    if (result < 0 && !sync_failed_) {
+        sync_failed_ = true;
+        log::error("{}: fdatasync: {}; writes and flushes fail from now on, until the disk is attached again",
+                   file_.name, std::generic_category().message(-result));
+    }
+    IoList done = flushes_.take();
+    if (sync_failed_) {
+        while (!waiting_flushes_.empty())
+            done.push(waiting_flushes_.pop());
+    } else if (!waiting_flushes_.empty()) {
+        sync();
+    }
+    while (!done.empty())
+        finish(done.pop(), sync_failed_ ? -EIO : 0);
+}
+
+void RawImage::finish(Io& io, int32_t result) {
+    if (refused(io)) result = -EIO;
+    --in_flight_;
+    // Last: the caller may do with the request, and with an image that has nothing left to do, what he likes.
+    io.done(io, result);
+}
+
+void RawImage::finish_later(Io& io, int32_t result) {
+    progress(io).result = result;
+    finished_.push(io);
+    reactor_.schedule(finisher_);
+}
+
+void RawImage::answer_finished() {
+    IoList done = finished_.take();
+    while (!done.empty()) {
+        Io& io = done.pop();
+        finish(io, progress(io).result);
+    }
+}
+
+Result<void> RawImage::refresh_size() {
+    uint64_t bytes = TRY(read_size(file_, layout_.block_device));
+    bytes -= bytes % layout_.unit;
+    if (bytes < layout_.geometry.bytes) {
+        return Error{EINVAL, fmt::format("resize {}: it shrank from {} to {} bytes; a disk in use only grows",
+                                         file_.name, layout_.geometry.bytes, bytes)};
+    }
+    layout_.geometry.bytes = bytes;
+    return {};
+}
+
+}  // namespace ringback::image
