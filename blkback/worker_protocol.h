@@ -9,6 +9,7 @@
 //
 // Order of a worker's life:
 //   worker -> hello                      which guest it serves, its pid, the protocol version
+//   worker -> present                    to a new supervisor: a device it still has (answer: geometry, stats.connected)
 //   sup    -> attach  [image, journal]   open this device's image                 -> answer: geometry or error
 //   sup    -> connect                    map these rings, bind these ports, serve -> answer
 //   sup    -> disconnect                 stop taking, finish and answer everything, unmap, unbind -> answer
@@ -40,8 +41,13 @@ inline constexpr uint32_t kMaxSegments = 256;  // feature-max-indirect-segments
 inline constexpr size_t kMaxRingOrder = 4;
 inline constexpr size_t kMaxRingPages = 1U << kMaxRingOrder;
 
+// Size of a device's journal file (worker/journal.h): a page of header, and for each queue 64 bytes and 128 a ring entry
+// (32 entries a ring page). Sparse: only what is used takes memory.
+inline constexpr size_t kJournalBytes = 4096 + kMaxQueues * (64 + 32 * kMaxRingPages * 128);
+
 enum class MessageType : uint16_t {
     hello = 1,
+    present,
     attach,
     connect,
     disconnect,

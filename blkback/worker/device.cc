@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blkback/worker/device.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ringback::blk::worker {
+
+namespace {
+
+constexpr uint64_t kSecond = 1'000'000'000;
+constexpr uint64_t kUnusedGrantNs = 60 * kSecond;  // as the kernel's backend
+constexpr int64_t kGrantTimerSeconds = 20;
+
+}  // namespace
+
+Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Image> image, Journal journal,
+               bool writable, bool direct, Callbacks callbacks)
+    : id_(std::move(id)),
+      resources_(resources),
+      image_(std::move(image)),
+      journal_(std::move(journal)),
+      writable_(writable),
+      direct_(direct),
+      callbacks_(std::move(callbacks)),
+      disk_{.reactor = resources.reactor,
+            .image = *image_,
+            .buffers = resources.buffers,
+            .events = resources.events,
+            .journal = journal_,
+            .domid = id_.domid,
+            .limits = {},
+            .rings = {}} {
+    set_limits();
+    teardown_.device = this;
+    teardown_.run = [](Task& task) noexcept { static_cast<DeviceTask&>(task).device->teardown(); };
+    grant_timer_.device = this;
+    grant_timer_.on_complete = [](Completion& completion, int32_t, uint32_t) noexcept {
+        static_cast<DeviceTimer&>(completion).device->on_grant_timer();
+    };
+    grant_period_ = {kGrantTimerSeconds, 0};
+    disk_.owner = this;
+    disk_.on_grants_mapped = [](DiskContext& disk) noexcept { disk.owner->arm_grant_timer(); };
+    disk_.on_drained = [](DiskContext& disk) noexcept { disk.reactor.schedule(disk.owner->teardown_); };
+    disk_.on_broken = [](DiskContext& disk, const char* reason) noexcept {
+        Device& device = *disk.owner;
+        if (device.failed_) return;
+        device.failed_ = true;
+        device.failure_ = reason;
+        disk.reactor.schedule(device.teardown_);
+    };
+}
+
+Device::~Device() { INVARIANT(rings_.empty() && !teardown_.scheduled && !disk_.grants_age); }
+
+void Device::set_limits() {
+    disk_.limits = {.sectors = geometry().bytes / xen::blkif::kSectorSize,
+                    .writable = writable_,
+                    .discard = geometry().discard};
+}
+
+Result<void> Device::connect(const Connect& parameters) {
+    if (connected()) return os_error(EBUSY, "connect " + id_.text());
+    if (parameters.queue_count == 0 || parameters.queue_count > kMaxQueues || parameters.ring_order > kMaxRingOrder) {
+        return os_error(EINVAL, "connect " + id_.text());
+    }
+    // Everything that can fail comes first; a failure half way frees what it made.
+    struct Bound {
+        xen::EventChannels& events;
+        std::vector<xen::Port> ports;
+        ~Bound() {
+            for (const xen::Port port : ports) events.unbind(port);
+        }
+    } bound{resources_.events, {}};
+    std::vector<xen::GrantMapping> mappings;
+    const size_t pages = size_t{1} << parameters.ring_order;
+    for (uint16_t number = 0; number < parameters.queue_count; ++number) {
+        const QueueParameters& queue = parameters.queues[number];
+        xen::GrantTable& grants = resources_.grants[number % resources_.grants.size()];
+        mappings.push_back(TRY(grants.map(id_.domid, std::span(queue.ring_refs).first(pages), true)));
+        bound.ports.push_back(TRY(resources_.events.bind(id_.domid, queue.remote_port)));
+    }
+
+    journal_.begin(parameters);
+    failed_ = false;
+    disk_.stopping = false;
+    for (uint16_t number = 0; number < parameters.queue_count; ++number) {
+        const xen::Port port = bound.ports[number];
+        rings_.push_back(std::make_unique<Ring>(
+            disk_, resources_.grants[number % resources_.grants.size()],
+            Ring::Parameters{number, parameters.abi, parameters.persistent != 0, std::move(mappings[number]), port}));
+        disk_.rings.push_back(rings_.back().get());
+        auto& by_port = resources_.rings_by_port;
+        if (by_port.size() <= port) by_port.resize(port + 1);
+        by_port[port] = rings_.back().get();
+        rings_.back()->kick();
+    }
+    bound.ports.clear();
+    return {};
+}
+
+void Device::disconnect() {
+    disk_.stopping = true;
+    if (disk_.grants_age) resources_.reactor.cancel(grant_timer_);
+    resources_.reactor.schedule(teardown_);
+}
+
+// Reports a broken ring; unmaps everything once nothing is in flight and nothing refers to the rings any more.
+void Device::teardown() {
+    if (!failure_.empty()) {
+        const std::string reason = std::exchange(failure_, {});
+        callbacks_.failed(*this, reason);
+    }
+    if (!disk_.stopping || disk_.in_flight > 0) return;
+    const bool busy = std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->scheduled(); });
+    if (busy || disk_.grants_age) return resources_.reactor.schedule(teardown_);
+    for (const auto& ring : rings_) {
+        resources_.rings_by_port[ring->port()] = nullptr;
+        resources_.events.unbind(ring->port());
+    }
+    disk_.rings.clear();
+    rings_.clear();
+    journal_.end();
+    disk_.stopping = false;
+    callbacks_.disconnected(*this);
+}
+
+Result<void> Device::refresh_size() {
+    TRY(image_->refresh_size());
+    set_limits();
+    return {};
+}
+
+void Device::arm_grant_timer() {
+    disk_.grants_age = true;
+    resources_.reactor.submit(grant_timer_, [this](io_uring_sqe* sqe) {
+        io_uring_prep_timeout(sqe, &grant_period_, 0, 0);
+    });
+}
+
+// Looks for unused grants only while any are mapped; otherwise an idle disk would cause wake-ups for nothing.
+void Device::on_grant_timer() {
+    disk_.grants_age = false;
+    if (disk_.stopping) return;
+    const uint64_t now = monotonic_ns();
+    size_t mapped = 0;
+    for (const auto& ring : rings_) mapped += ring->expire_grants(now - std::min(now, kUnusedGrantNs));
+    if (mapped > 0) arm_grant_timer();
+}
+
+Stats Device::stats() const {
+    Stats stats = disk_.stats;
+    const ReactorCounters& reactor = resources_.reactor.counters();
+    stats.reactor_enters = reactor.enters;
+    stats.reactor_sleeps = reactor.sleeps;
+    stats.poll_hits = reactor.poll_hits;
+    stats.poll_misses = reactor.poll_misses;
+    stats.in_flight = disk_.in_flight;
+    for (const auto& ring : rings_) stats.persistent_grants += ring->grants_mapped();
+    stats.connected = connected() ? 1 : 0;
+    stats.sync_failed = image_->sync_failed() ? 1 : 0;
+    stats.direct = direct_ ? 1 : 0;
+    return stats;
+}
+
+}  // namespace ringback::blk::worker

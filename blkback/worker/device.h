@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Device: one disk of a guest, as its worker sees it. An image that is open, a journal, and, while the frontend is
+// connected, the rings.
+//
+//     attached --connect()--> connected --disconnect()--> draining --(last answer published)--> attached
+//
+// Draining stops taking, finishes and answers everything taken, and only then unmaps: a frontend that closed still waits
+// for its answers.
+//
+// Thread: the worker's reactor.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "blkback/worker/ring.h"
+#include "runtime/log.h"
+
+namespace ringback::blk::worker {
+
+class Device {
+  public:
+    struct Resources {
+        Reactor& reactor;
+        xen::EventChannels& events;
+        std::span<xen::GrantTable> grants;  // rings take turns
+        BufferPool& buffers;
+        std::vector<Ring*>& rings_by_port;  // the worker's event dispatch
+    };
+    struct Callbacks {
+        std::function<void(Device&)> disconnected;                  // a drain has ended
+        std::function<void(Device&, const std::string&)> failed;    // the frontend broke the protocol; once a connection
+    };
+
+    Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Image> image, Journal journal, bool writable,
+           bool direct, Callbacks callbacks);
+    ~Device();  // not connected
+    Device(const Device&) = delete;
+    Device& operator=(const Device&) = delete;
+
+    [[nodiscard]] const xen::DeviceId& id() const { return id_; }
+    [[nodiscard]] bool connected() const { return !rings_.empty(); }
+    [[nodiscard]] bool draining() const { return disk_.stopping; }
+    // Maps the rings and binds the ports; all of them or none.
+    [[nodiscard]] Result<void> connect(const Connect& parameters);
+    // Ends in Callbacks::disconnected, never from inside this call.
+    void disconnect();
+    [[nodiscard]] Result<void> refresh_size();
+    [[nodiscard]] const image::Geometry& geometry() const { return image_->geometry(); }
+    [[nodiscard]] Stats stats() const;
+
+  private:
+    struct DeviceTask : Task {
+        Device* device;
+    };
+    struct DeviceTimer : Completion {
+        Device* device;
+    };
+    void teardown();
+    void arm_grant_timer();
+    void on_grant_timer();
+    void set_limits();
+
+    const xen::DeviceId id_;
+    Resources resources_;
+    std::unique_ptr<image::Image> image_;
+    Journal journal_;
+    const bool writable_;
+    const bool direct_;
+    Callbacks callbacks_;
+    DiskContext disk_;
+    std::vector<std::unique_ptr<Ring>> rings_;
+    DeviceTask teardown_;
+    DeviceTimer grant_timer_;
+    __kernel_timespec grant_period_{};
+    bool failed_ = false;
+    std::string failure_;
+};
+
+}  // namespace ringback::blk::worker

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blkback/worker/journal.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "runtime/unique_fd.h"
+
+namespace ringback::blk::worker {
+
+namespace {
+
+constexpr size_t kQueueBytes = (kJournalBytes - kJournalHeaderBytes) / kMaxQueues;
+
+std::array<char, 40> boot_id() {
+    std::array<char, 40> id{};
+    UniqueFd fd(open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
+    // Without /proc the id stays empty: such a journal is never taken up again, which is the safe side.
+    if (fd && read(fd.get(), id.data(), id.size() - 1) < 0) id = {};
+    return id;
+}
+
+}  // namespace
+
+Result<Journal> Journal::map(int fd, const xen::DeviceId& id) {
+    struct stat status {};
+    if (fstat(fd, &status) < 0) return os_error("stat the journal of " + id.text());
+    if (!S_ISREG(status.st_mode) || status.st_size != static_cast<off_t>(kJournalBytes)) {
+        return os_error(EINVAL, "map the journal of " + id.text());
+    }
+    void* memory = mmap(nullptr, kJournalBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) return os_error("map the journal of " + id.text());
+    Journal journal(static_cast<std::byte*>(memory));
+    JournalHeader& header = journal.header();
+    header.magic = kJournalMagic;
+    header.version = kJournalVersion;
+    header.domid = id.domid;
+    header.boot_id = boot_id();
+    header.kind = Text<16>(id.kind);
+    header.devid = id.devid;
+    return journal;
+}
+
+Journal::Journal(Journal&& other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
+
+Journal& Journal::operator=(Journal&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    return *this;
+}
+
+Journal::~Journal() {
+    if (memory_ != nullptr) munmap(memory_, kJournalBytes);
+}
+
+void Journal::begin(const Connect& connect) {
+    header().connect = connect;
+    const uint32_t entries = 32U << connect.ring_order;
+    for (uint16_t number = 0; number < connect.queue_count; ++number) {
+        const QueueJournal journal = queue(number, entries);
+        for (Slot& slot : journal.slots) {
+            // Read before write: a slot never used stays an untouched page of a sparse file.
+            if (slot.state != SlotState::free) journal.set_state(slot, SlotState::free);
+        }
+    }
+    std::atomic_ref(header().connected).store(1, std::memory_order_release);
+}
+
+void Journal::end() { std::atomic_ref(header().connected).store(0, std::memory_order_release); }
+
+QueueJournal Journal::queue(uint16_t number, uint32_t entries) const {
+    INVARIANT(number < kMaxQueues && entries <= 32 * kMaxRingPages);
+    std::byte* start = memory_ + kJournalHeaderBytes + number * kQueueBytes;
+    return {reinterpret_cast<QueueHeader*>(start),
+            {reinterpret_cast<Slot*>(start + sizeof(QueueHeader)), entries}};
+}
+
+void Journal::set_sync_failed() { std::atomic_ref(header().sync_failed).store(1, std::memory_order_release); }
+
+bool Journal::sync_failed() const { return header().sync_failed != 0; }
+
+}  // namespace ringback::blk::worker

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// blkback-worker: serves one guest's disks. Started by blkbackd, or by its systemd template unit.
+#include <CLI/CLI.hpp>
+
+#include "blkback/worker/sandbox.h"
+#include "blkback/worker/worker.h"
+#include "runtime/log.h"
+
+using namespace ringback;
+
+int main(int argc, char** argv) {
+    blk::worker::Worker::Options options;
+    bool no_polling = false;
+    CLI::App app("Serves the disks of one Xen guest. Started by blkbackd, not by hand.", "blkback-worker");
+    app.set_version_flag("--version", RINGBACK_VERSION);
+    app.add_option("--domid", options.domid, "Domain whose disks are served")->required()->check(CLI::Range(0, 0x7fef));
+    app.add_option("--supervisor", options.supervisor, "Socket of blkbackd")->required();
+    app.add_flag("--no-polling", no_polling, "Sleep at once when a ring is empty");
+    CLI11_PARSE(app, argc, argv);
+
+    // Twice the cost of a wake-up at most: on a machine where waking is very slow, looking longer only burns the core.
+    constexpr uint64_t kMaxWindowNs = 200'000;
+    if (!no_polling) options.polling.window_ns = std::min(measure_wake_cost(), kMaxWindowNs);
+    auto worker = blk::worker::Worker::prepare(options);
+    if (!worker) {
+        log::error("domain {}: {}", options.domid, worker.error().message);
+        return 1;
+    }
+    if (auto entered = blk::worker::enter_sandbox(options.buffer_bytes); !entered) {
+        log::error("domain {}: {}", options.domid, entered.error().message);
+        return 1;
+    }
+    if (auto served = (*worker)->run(); !served) {
+        log::error("domain {}: {}", options.domid, served.error().message);
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// PersistentGrants: the pages that one ring's frontend keeps granted, mapped once and used for I/O without a copy.
+//
+// A hash table of fixed size from grant reference to page, and a list in order of last use. Bounded like the kernel's
+// backend (1056 a ring): mapped grants are a resource of the whole host. What does not fit is grant-copied, so a
+// frontend that names more grants than that loses speed and nothing else. A grant unused for a minute is unmapped, so
+// that a guest can take its pages back; a grant of a request under way never is.
+//
+// Thread: the reactor that owns the ring.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "hypervisor/grants.h"
+
+namespace ringback::blk::worker {
+
+class PersistentGrants {
+  public:
+    static constexpr size_t kMaxMapped = 1056;
+
+    PersistentGrants(xen::GrantTable& grants, xen::Domid domid);
+    ~PersistentGrants();  // no grant is in use
+    PersistentGrants(const PersistentGrants&) = delete;
+    PersistentGrants& operator=(const PersistentGrants&) = delete;
+
+    // The page of `ref`, mapped now if it was not, and in use until release(). Null: cannot be mapped (bad grant,
+    // or all places are taken by grants in use).
+    [[nodiscard]] std::byte* acquire(xen::GrantRef ref);
+    void release(xen::GrantRef ref);
+    // Unmaps what was not used since `before` (monotonic_ns). Returns how many stay mapped.
+    size_t expire(uint64_t before);
+    [[nodiscard]] size_t mapped() const { return mapped_; }
+    // Time stamp for the acquisitions that follow; set once a batch, not read from the clock per grant.
+    void set_now(uint64_t now) { now_ = now; }
+
+  private:
+    static constexpr size_t kBuckets = 4096;  // at most a quarter full
+    static constexpr uint16_t kNone = 0xffff;
+    struct Entry {
+        xen::GrantRef ref;
+        uint16_t users;
+        uint16_t older, newer;
+        uint64_t last_used;
+        std::byte* page;
+    };
+    [[nodiscard]] static size_t home(xen::GrantRef ref) { return (ref * 2654435761U) >> 20; }
+    [[nodiscard]] size_t find(xen::GrantRef ref) const;  // bucket that holds it, or the empty one where it belongs
+    void erase(uint16_t number);
+    void unlink(uint16_t number);
+    void append(uint16_t number);
+    bool evict_oldest();
+
+    xen::GrantTable& grants_;
+    xen::Domid domid_;
+    std::vector<Entry> entries_;
+    std::vector<uint16_t> free_;
+    std::vector<uint16_t> buckets_;
+    uint16_t oldest_ = kNone, newest_ = kNone;
+    size_t mapped_ = 0;
+    uint64_t now_ = 0;
+};
+
+}  // namespace ringback::blk::worker

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What ring.cc (taking and answering) and transfer.cc (moving the data) share and nobody else needs.
+#pragma once
+
+#include "blkback/worker/ring.h"
+
+namespace ringback::blk::worker {
+
+// A request's segments and the vectors its I/O uses. Too large to touch for every slot of an idle ring, so they lie in
+// a mapping of their own.
+struct Ring::Segments {
+    std::array<xen::blkif::Segment, kMaxSegments> list;
+    std::array<iovec, kMaxSegments> vectors;
+};
+
+inline constexpr size_t kCopyBatch = 1024;  // segments in one grant copy call
+
+}  // namespace ringback::blk::worker

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blkback/worker/worker.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "runtime/log.h"
+
+namespace ringback::blk::worker {
+
+namespace {
+
+constexpr size_t kGrantHandles = 8;          // gntdev keeps a list per handle: rings spread over several
+constexpr int kOpenerTimeoutMs = 10'000;     // for the supervisor to decide on a named file
+constexpr int64_t kReconnectNs = 100'000'000;
+
+Message message_for(const xen::DeviceId& id, MessageType type) {
+    Message message;
+    message.type = type;
+    message.kind = Text<16>(id.kind);
+    message.devid = id.devid;
+    return message;
+}
+
+GeometryMessage to_message(const image::Geometry& geometry) {
+    return {geometry.bytes,
+            geometry.logical_block,
+            geometry.physical_block,
+            geometry.discard_granularity,
+            geometry.discard_alignment,
+            static_cast<uint8_t>(geometry.discard ? 1 : 0)};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Worker>> Worker::prepare(const Options& options) {
+    std::unique_ptr<Worker> worker(new Worker(options));
+    for (size_t i = 0; i < kGrantHandles; ++i) worker->grants_.push_back(TRY(xen::GrantTable::open()));
+    worker->events_ = std::make_unique<xen::EventChannels>(TRY(xen::EventChannels::open()));
+    // Domain 0 as a frontend (a disk attached to this host itself) cannot be named in the restriction.
+    if (options.domid != 0) {
+        if (auto restricted = worker->events_->restrict_to(options.domid); !restricted) {
+            log::warning("domain {}: {}", options.domid, restricted.error().message);
+        }
+    }
+    worker->reactor_ = TRY(Reactor::create({.polling = options.polling}));
+    worker->buffers_ = std::make_unique<BufferPool>(*worker->reactor_, options.buffer_bytes);
+    TRY(worker->buffers_->reserve());
+    return worker;
+}
+
+Worker::~Worker() = default;
+
+Result<void> Worker::run() {
+    TRY(reactor_->start());
+    watch(events_watch_, events_->fd(),
+          [](Completion& self, int32_t, uint32_t) noexcept { static_cast<Watch&>(self).worker->on_events(); });
+    TRY(greet());
+    reactor_->run();
+    return {};
+}
+
+void Worker::watch(Watch& watch, int fd, Completion::Handler handler) {
+    watch.worker = this;
+    watch.on_complete = handler;
+    reactor_->watch_readable(fd, watch);
+}
+
+void Worker::on_events() {
+    // Each port that fires is masked until its ring is idle: at most one round per bound port.
+    while (const auto port = events_->pending()) {
+        Ring* ring = *port < rings_by_port_.size() ? rings_by_port_[*port] : nullptr;
+        if (ring != nullptr) ring->on_event();
+    }
+}
+
+Result<void> Worker::greet() {
+    supervisor_ = std::make_unique<Channel>(TRY(Channel::connect(options_.supervisor)));
+    Message hello;
+    hello.type = MessageType::hello;
+    hello.body.hello = {kProtocolVersion, static_cast<uint32_t>(getpid()), options_.domid};
+    TRY(supervisor_->send(hello));
+    for (const auto& [id, device] : devices_) {
+        Message present = message_for(id, MessageType::present);
+        present.body.answer = {};
+        present.body.answer.geometry = to_message(device->geometry());
+        present.body.answer.stats = device->stats();
+        TRY(supervisor_->send(present));
+    }
+    watch(supervisor_watch_, supervisor_->fd(), [](Completion& self, int32_t result, uint32_t flags) noexcept {
+        Worker& worker = *static_cast<Watch&>(self).worker;
+        if (worker.supervisor_ == nullptr) return;  // the cancelled watch of a connection that ended
+        worker.on_supervisor();
+        const bool ended = (flags & IORING_CQE_F_MORE) == 0;
+        if (ended && result >= 0 && worker.supervisor_ != nullptr) {
+            worker.reactor_->watch_readable(worker.supervisor_->fd(), self);
+        }
+    });
+    return {};
+}
+
+void Worker::on_supervisor() {
+    for (;;) {
+        auto received = supervisor_->receive();
+        if (!received) return on_supervisor_gone(received.error());
+        if (!received->has_value()) return;
+        handle(std::move(**received));
+        while (supervisor_ != nullptr && !deferred_.empty()) {
+            Received next = std::move(deferred_.front());
+            deferred_.pop_front();
+            handle(std::move(next));
+        }
+        if (supervisor_ == nullptr) return;
+    }
+}
+
+void Worker::on_supervisor_gone(const Error& error) {
+    log::notice("domain {}: the supervisor is gone ({}); serving on", options_.domid, error.message);
+    reactor_->cancel(supervisor_watch_);
+    supervisor_.reset();
+    deferred_.clear();
+    disconnecting_.clear();
+    retry_later();
+}
+
+void Worker::retry_later() {
+    retry_.worker = this;
+    retry_.on_complete = [](Completion& self, int32_t, uint32_t) noexcept {
+        Worker& worker = *static_cast<Watch&>(self).worker;
+        if (!worker.greet()) {
+            worker.supervisor_.reset();
+            worker.retry_later();
+        }
+    };
+    retry_delay_ = {0, kReconnectNs};
+    reactor_->submit(retry_, [this](io_uring_sqe* sqe) { io_uring_prep_timeout(sqe, &retry_delay_, 0, 0); });
+}
+
+void Worker::send(const Message& message) {
+    if (supervisor_ == nullptr) return;
+    if (auto sent = supervisor_->send(message); !sent) {
+        // Its end is noticed by the watch too; nothing more to do here.
+        log::warning("domain {}: {}", options_.domid, sent.error().message);
+    }
+}
+
+void Worker::answer(const Message& request, const Result<void>& result, const Device* device) {
+    Message message;
+    message.type = MessageType::answer;
+    message.id = request.id;
+    message.kind = request.kind;
+    message.devid = request.devid;
+    message.body.answer = {};
+    if (!result) {
+        message.body.answer.error = result.error().code;
+        message.body.answer.message = Text<512>(result.error().message);
+    }
+    if (device != nullptr) {
+        message.body.answer.geometry = to_message(device->geometry());
+        message.body.answer.stats = device->stats();
+    }
+    send(message);
+}
+
+Device* Worker::find(const Message& message) {
+    const auto found = devices_.find({message.kind.str(), options_.domid, message.devid});
+    return found == devices_.end() ? nullptr : found->second.get();
+}
+
+void Worker::handle(Received received) {
+    const Message& message = received.message;
+    if (message.type == MessageType::attach) return attach(received);
+    if (message.type == MessageType::quit) {
+        if (devices_.empty()) reactor_->stop();
+        return;
+    }
+    Device* device = find(message);
+    if (device == nullptr) {
+        return answer(message, os_error(ENODEV, "find device " + message.kind.str() + "/" +
+                                                    std::to_string(options_.domid) + "/" +
+                                                    std::to_string(message.devid) + " in its worker"));
+    }
+    switch (message.type) {
+        case MessageType::connect: return answer(message, device->connect(message.body.connect), device);
+        case MessageType::disconnect:
+            if (!device->connected()) return answer(message, {}, device);
+            disconnecting_.insert_or_assign(device->id(), message);
+            return device->disconnect();
+        case MessageType::resize: return answer(message, device->refresh_size(), device);
+        case MessageType::stats: return answer(message, {}, device);
+        case MessageType::detach:
+            if (device->connected()) return answer(message, os_error(EBUSY, "detach " + device->id().text()), device);
+            devices_.erase(device->id());
+            return answer(message, {});
+        default: return answer(message, os_error(EPROTO, "understand the supervisor"));
+    }
+}
+
+void Worker::attach(Received& received) {
+    const Message& message = received.message;
+    const Attach& wanted = message.body.attach;
+    const xen::DeviceId id{message.kind.str(), options_.domid, message.devid};
+    if (received.descriptors.size() != 2) return answer(message, os_error(EPROTO, "attach " + id.text()));
+    if (devices_.contains(id)) return answer(message, os_error(EEXIST, "attach " + id.text()));
+    image::File file{std::move(received.descriptors[0]), wanted.writable != 0, wanted.direct != 0, wanted.name.str()};
+    auto journal = Journal::map(received.descriptors[1].get(), id);
+    if (!journal) return answer(message, journal.error());
+    auto image = image::open_image(wanted.format.str(), std::move(file), *this, *reactor_,
+                                   {.writable = wanted.writable != 0,
+                                    .discard = wanted.discard != 0,
+                                    .lock_wait_ms = wanted.lock_wait_ms});
+    if (!image) return answer(message, image.error());
+    auto device = std::make_unique<Device>(
+        id, Device::Resources{*reactor_, *events_, grants_, *buffers_, rings_by_port_}, std::move(*image),
+        std::move(*journal), wanted.writable != 0, wanted.direct != 0,
+        Device::Callbacks{.disconnected = [this](Device& drained) { on_disconnected(drained); },
+                          .failed =
+                              [this](Device& failed, const std::string& reason) {
+                                  Message report = message_for(failed.id(), MessageType::device_failed);
+                                  report.body.answer = {};
+                                  report.body.answer.error = EPROTO;
+                                  report.body.answer.message = Text<512>(reason);
+                                  send(report);
+                              }});
+    answer(message, {}, device.get());
+    devices_.emplace(id, std::move(device));
+}
+
+void Worker::on_disconnected(Device& device) {
+    const auto waiting = disconnecting_.extract(device.id());
+    if (!waiting.empty()) answer(waiting.mapped(), {}, &device);
+}
+
+// The image's header names another file. Blocks the reactor until the supervisor has decided: images are opened before
+// their frontends connect, and what else the supervisor says meanwhile is kept for afterwards.
+Result<image::File> Worker::open(const std::string& name, Access access) {
+    if (supervisor_ == nullptr) return os_error(ENOTCONN, "ask the supervisor for " + name);
+    Message ask;
+    ask.type = MessageType::open_file;
+    ask.id = next_id_++;
+    ask.body.open_file.name = Text<1024>(name);
+    ask.body.open_file.writable = access == Access::write ? 1 : 0;
+    TRY(supervisor_->send(ask));
+    for (;;) {
+        pollfd readable{supervisor_->fd(), POLLIN, 0};
+        if (poll(&readable, 1, kOpenerTimeoutMs) <= 0) return os_error(ETIMEDOUT, "ask the supervisor for " + name);
+        auto received = TRY(supervisor_->receive());
+        if (!received) continue;
+        const Message& message = received->message;
+        if (message.type != MessageType::file || message.id != ask.id) {
+            deferred_.push_back(std::move(*received));
+            continue;
+        }
+        const Attach& decided = message.body.attach;
+        if (received->descriptors.size() != 1) return Error{EACCES, "open " + name + ": " + decided.name.str()};
+        return image::File{std::move(received->descriptors[0]), decided.writable != 0, decided.direct != 0, name};
+    }
+}
+
+}  // namespace ringback::blk::worker

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Worker: serves the disks of one guest.
+//
+// It parses images and touches guest memory, so it is the process that an attacker would break first; it owns nothing but
+// descriptors it was handed and two device handles. Set-up order matters, because later maps, hot attach and resume need
+// what only a privileged process can make: prepare() opens the grant and event channel devices, creates the reactor
+// (disabled) with its tables and registers the first buffer; then main() drops privileges (sandbox.h); then run() enables
+// the reactor on the thread that stays its owner.
+//
+// The supervisor may come and go: when its connection ends the worker goes on serving, and says hello to the next
+// one, describing the devices it has.
+//
+// Thread: one.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "blkback/worker/channel.h"
+#include "blkback/worker/device.h"
+#include "disk-images/image.h"
+
+namespace ringback::blk::worker {
+
+class Worker : private image::Opener {
+  public:
+    struct Options {
+        xen::Domid domid = 0;
+        std::string supervisor;          // path of its socket
+        size_t buffer_bytes = 16U << 20; // locked memory for copied data, at most
+        PollPolicy::Limits polling;
+    };
+
+    [[nodiscard]] static Result<std::unique_ptr<Worker>> prepare(const Options& options);
+    ~Worker() override;
+    // Serves until the supervisor says quit. An error: the worker cannot go on.
+    [[nodiscard]] Result<void> run();
+
+  private:
+    struct Watch : Completion {
+        Worker* worker;
+    };
+    explicit Worker(Options options) : options_(std::move(options)) {}
+
+    void watch(Watch& watch, int fd, Completion::Handler handler);
+    void on_events();
+    void on_supervisor();
+    void on_supervisor_gone(const Error& error);
+    void retry_later();
+    [[nodiscard]] Result<void> greet();
+    void handle(Received received);
+    void attach(Received& received);
+    void send(const Message& message);
+    void answer(const Message& request, const Result<void>& result, const Device* device = nullptr);
+    Device* find(const Message& message);
+    void on_disconnected(Device& device);
+    [[nodiscard]] Result<image::File> open(const std::string& name, Access access) override;
+
+    Options options_;
+    std::vector<xen::GrantTable> grants_;
+    std::unique_ptr<Reactor> reactor_;
+    std::unique_ptr<xen::EventChannels> events_;
+    std::unique_ptr<BufferPool> buffers_;
+    std::unique_ptr<Channel> supervisor_;
+    std::vector<Ring*> rings_by_port_;
+    std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
+    std::map<xen::DeviceId, Message> disconnecting_;  // to be answered when drained
+    std::deque<Received> deferred_;                   // came while an image was being opened
+    Watch events_watch_{};
+    Watch supervisor_watch_{};
+    Watch retry_{};
+    __kernel_timespec retry_delay_{};
+    uint64_t next_id_ = 1;
+};
+
+}  // namespace ringback::blk::worker
