@@ -117,10 +117,9 @@ std::uint64_t Child::next() {
     return value;
 }
 
-void Child::kill() {
-    if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
-    wait();
+int Child::kill() {
+    if (pid_ > 0) ::kill(pid_, SIGKILL);
+    return wait();
 }
 
 int Child::wait() {

@@ -83,8 +83,8 @@ class Child {
     int wait_for_death();
     // In the parent: the next number reported; fails the test if the child ended instead.
     std::uint64_t next();
-    void kill();
-    // Waits for the end; the wait status.
+    // Both give the wait status.
+    int kill();
     int wait();
 
   private:
