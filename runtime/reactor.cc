@@ -223,11 +223,13 @@ bool Reactor::wants_enter() const {
 }
 
 void Reactor::turn(bool may_sleep) {
-    if (first_task_ != nullptr || io_uring_cq_ready(&ring_) > 0 || !may_sleep || poll_window()) {
-        if (wants_enter()) enter(false);
-    } else {
-        rest_sources();
-        enter(first_task_ == nullptr && io_uring_cq_ready(&ring_) == 0);
+    const auto has_work = [this] { return first_task_ != nullptr || io_uring_cq_ready(&ring_) > 0; };
+    const bool found = has_work() || (may_sleep ? poll_window() : poll_sources());
+    if (!found) rest_sources();
+    if (may_sleep && !found && !has_work()) {
+        enter(true);
+    } else if (wants_enter()) {
+        enter(false);
     }
     reap();
     run_tasks();
