@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# What the scenarios of the disk backend share: our daemon or the kernel's own backend, one at a time. Sourced by a
+# scenario that wants them: . /bed/product.sh
+
+# The kernel's backend gone, ours up and ready.
+ringback_start() {
+  modprobe -r xen-blkback 2>/dev/null || :
+  [ ! -d /sys/module/xen_blkback ] || fail "xen-blkback is loaded and does not go"
+  systemctl start blkbackd || { journalctl -u blkbackd --no-pager -n 30 >&2; fail "blkbackd does not start"; }
+  at_exit ringback_stop
+}
+
+ringback_stop() {
+  systemctl stop blkbackd
+  journalctl -u 'blkbackd*' -u 'blkback-worker@*' --no-pager -o short-monotonic >"$results/journal" 2>/dev/null || :
+}
+
+# The other way round, for comparisons.
+kernel_blkback_start() {
+  modprobe --ignore-install xen-blkback
+  at_exit modprobe -r xen-blkback
+}
+
+# our_disk IMAGE [VDEV [ACCESS]]: an xl disk line served by us.
+our_disk() { echo "format=raw,vdev=${2:-xvda},access=${3:-rw},script=block-ringback,target=$1"; }
+
+# A tree of files with contents that can be checked, on an ext4 of its own; then unmounted, checked, mounted again and
+# compared. Runs in the guest; $1 is the device.
+guest_tree_survives() {
+  guest_run -t 150 "$1" "
+    set -e
+    mkfs.ext4 -q $2
+    mkdir -p /mnt; mount $2 /mnt
+    for d in a b c d; do
+      mkdir /mnt/\$d
+      for f in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=/mnt/\$d/\$f bs=8191 count=\$((f * 3)) 2>/dev/null; done
+    done
+    (cd /mnt && find . -type f | sort | xargs sha256sum) >/tmp/sums
+    umount /mnt
+    e2fsck -fn $2
+    echo 3 >/proc/sys/vm/drop_caches
+    mount $2 /mnt
+    (cd /mnt && sha256sum -c --quiet /tmp/sums)
+    test \$(wc -l </tmp/sums) = 32
+    umount /mnt"
+}
