@@ -39,9 +39,28 @@ Result<std::unique_ptr<Image>> RawImage::open(File file, Reactor& reactor, const
     ImageLock lock = TRY(ImageLock::take(file.fd.get(), file.name, options.writable, options.lock_wait_ms));
     // Whoever had the lock until now may have changed it.
     layout = TRY(probe_layout(file, options));
+    std::unique_ptr<Unaligned> unaligned;
+    if (layout.unit > kSectorSize || layout.memory_align > kSectorSize) {
+        unaligned = TRY(Unaligned::create(layout.unit, layout.memory_align));
+    }
+    std::unique_ptr<DiscardThread> discards;
+    if (layout.block_device && layout.geometry.discard) {
+        auto started = DiscardThread::start(
+            file.fd.get(), reactor, layout.geometry.logical_block,
+            [](Io& io, int32_t result) noexcept { progress(io).image->finish(io, result); });
+        if (started.ok()) {
+            discards = std::move(started).value();
+        } else {
+            log::warning("{}: discard is not offered: {}", file.name, started.error().message);
+            layout.geometry.discard = false;
+        }
+    }
     const uint32_t slot = TRY(reactor.put_file(file.fd.get()));
-    return std::unique_ptr<Image>(
+    std::unique_ptr<RawImage> image(
         new RawImage(std::move(file), std::move(lock), layout, reactor, slot, options.writable));
+    image->unaligned_ = std::move(unaligned);
+    image->discards_ = std::move(discards);
+    return std::unique_ptr<Image>(std::move(image));
 }
 
 RawImage::RawImage(File file, ImageLock lock, const RawLayout& layout, Reactor& reactor, uint32_t slot,
@@ -87,9 +106,13 @@ void RawImage::submit(std::span<Io*> batch) {
     advance();
 }
 
+bool RawImage::wants_alignment(const Io& io) const { return unaligned_ && unaligned_->wants(io); }
+
 void RawImage::advance() {
-    while (!held_.empty())
+    while (!held_.empty() && !(unaligned_ && unaligned_->busy())) {
+        if (in_flight_ > 0 && wants_alignment(held_.front())) return;
         start(held_.pop());
+    }
 }
 
 bool RawImage::refused(const Io& io) const {
@@ -104,10 +127,7 @@ void RawImage::start(Io& io) {
         case Op::write:
             if (io.length == 0) return finish_later(io, 0);
             if (io.op == Op::write && !writable_) return finish_later(io, -EROFS);
-            io.completion.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
-                Io& done = io_of(self);
-                progress(done).image->on_transfer(done, result);
-            };
+            if (wants_alignment(io)) return transfer_blocks(unaligned_->begin(io));
             return transfer(io);
         case Op::flush:
             waiting_flushes_.push(io);
@@ -115,16 +135,17 @@ void RawImage::start(Io& io) {
         case Op::discard:
             if (!layout_.geometry.discard) return finish_later(io, -EOPNOTSUPP);
             if (io.length == 0) return finish_later(io, 0);
-            io.completion.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
-                Io& done = io_of(self);
-                progress(done).image->on_punch(done, result);
-            };
+            if (discards_) return discards_->add(io);
             return punch(io);
     }
     INVARIANT(!"a request of no known kind");
 }
 
 void RawImage::transfer(Io& io) {
+    io.completion.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
+        Io& done = io_of(self);
+        progress(done).image->on_transfer(done, result);
+    };
     const int slot = static_cast<int>(slot_);
     const uint64_t offset = io.offset + progress(io).done;
     const bool reads = io.op == Op::read;
@@ -173,7 +194,24 @@ void RawImage::on_transfer(Io& io, int32_t result) {
     transfer(io);
 }
 
+void RawImage::transfer_blocks(Io& io) {
+    ++in_flight_;
+    begin_progress(io, *this);
+    io.done = [](Io& self, int32_t result) noexcept { progress(self).image->on_blocks(result); };
+    transfer(io);
+}
+
+void RawImage::on_blocks(int32_t result) {
+    Io* next = result == 0 ? unaligned_->next() : nullptr;
+    if (next != nullptr) return transfer_blocks(*next);
+    finish(unaligned_->end(), result);
+}
+
 void RawImage::punch(Io& io) {
+    io.completion.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
+        Io& done = io_of(self);
+        progress(done).image->on_punch(done, result);
+    };
     reactor_.submit(io.completion, [&](io_uring_sqe* sqe) {
         io_uring_prep_fallocate(sqe, static_cast<int>(slot_), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                 static_cast<off_t>(io.offset), static_cast<off_t>(io.length));
@@ -217,6 +255,7 @@ void RawImage::on_sync(int32_t result) {
 void RawImage::finish(Io& io, int32_t result) {
     if (refused(io)) result = -EIO;
     --in_flight_;
+    if (!held_.empty()) advance();
     // Last: the caller may do with the request, and with an image that has nothing left to do, what he likes.
     io.done(io, result);
 }

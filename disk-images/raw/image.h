@@ -33,7 +33,9 @@
 #include "disk-images/image.h"
 #include "disk-images/io_list.h"
 #include "disk-images/lock.h"
+#include "disk-images/raw/discard.h"
 #include "disk-images/raw/geometry.h"
+#include "disk-images/raw/unaligned.h"
 
 namespace ringback::image {
 
@@ -55,13 +57,16 @@ class RawImage final : public Image {
              bool writable);
 
     void check(const Io& io) const;
+    [[nodiscard]] bool wants_alignment(const Io& io) const;
     void advance();  // starts what is held, as far as it may start
     void start(Io& io);
-    void transfer(Io& io);  // (the rest of) a read or write to the kernel
+    void transfer(Io& io);         // (the rest of) a read or write to the kernel
+    void transfer_blocks(Io& io);  // one of unaligned_'s
     void punch(Io& io);
     void sync();
 
     void on_transfer(Io& io, int32_t result);
+    void on_blocks(int32_t result);
     void on_punch(Io& io, int32_t result);
     void on_sync(int32_t result);
 
@@ -76,6 +81,8 @@ class RawImage final : public Image {
     Reactor& reactor_;
     uint32_t slot_;
     bool writable_;
+    std::unique_ptr<Unaligned> unaligned_;     // null: nothing can be unaligned here
+    std::unique_ptr<DiscardThread> discards_;  // null: not a block device, or no discard
     bool sync_failed_ = false;
     bool syncing_ = false;
     uint32_t in_flight_ = 0;  // started and not answered

@@ -39,7 +39,7 @@ class TempDir {
     // A sparse file of that many bytes.
     [[nodiscard]] std::string file(const std::string& name, uint64_t bytes) const {
         const std::string path = path_ + "/" + name;
-        const UniqueFd fd(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+        const UniqueFd fd(::open(path.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600));
         REQUIRE(fd);
         REQUIRE(ftruncate(fd.get(), static_cast<off_t>(bytes)) == 0);
         return path;
