@@ -55,7 +55,7 @@ KillMode=process
 END
   ln -s ../bed.service "$tree/etc/systemd/system/multi-user.target.wants/bed.service"
 
-  make_ramdisk "$tree" "$1/initrd" "$bed_dir/dom0/init" 'virtio_blk ext4 9p 9pnet_virtio' ''
+  make_ramdisk "$tree" "$1/initrd" "$bed_dir/dom0/init" 'virtio_pci virtio_blk ext4 9p 9pnet_virtio' ''
   # So that systemd's first-boot services find nothing to do; the ramdisk runs those that a product may need.
   touch "$tree/etc/.updated" "$tree/var/.updated"
   mke2fs -q -t ext4 -O ^metadata_csum_seed -L dom0 -d "$tree" "$1/dom0.img" 12G

@@ -127,7 +127,7 @@ guest_came_up() { [ "$(guest_boots "$1")" -gt "$(cat "$1.boots")" ]; }
 
 # guest_wait_ready NAME [SECONDS]: until it has come up once more than at the last call, or at its creation.
 guest_wait_ready() {
-  wait_until "${2:-60}" "$1's user space" guest_came_up "$1"
+  wait_until "${2:-120}" "$1's user space" guest_came_up "$1"
   echo $(($(cat "$1.boots") + 1)) >"$1.boots"
 }
 
