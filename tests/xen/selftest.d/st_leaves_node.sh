@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+xenstore-write /tool/left-by-a-scenario 1
