@@ -95,7 +95,7 @@ Result<std::uint16_t> Toolstack::create_domain(const DomainSpec& spec) {
     });
     if (written.ok()) written = store_.introduce(domid);
     if (written.ok()) return domid;
-    (void)call(Op::destroy_domain, {domid}, "destroy domain " + id);
+    (void)kill_domain(domid);
     return written.error();
 }
 
@@ -118,7 +118,11 @@ Result<void> Toolstack::destroy_domain(std::uint16_t domid) {
     if (vm) TRY(store_.remove(*vm));
     TRY(store_.remove(dom));
     TRY(store_.remove("/libxl/" + id));
-    return call(Op::destroy_domain, {domid}, "destroy domain " + id);
+    return kill_domain(domid);
+}
+
+Result<void> Toolstack::kill_domain(std::uint16_t domid) {
+    return call(Op::destroy_domain, {domid}, "destroy domain " + std::to_string(domid));
 }
 
 Result<void> Toolstack::shutdown_domain(std::uint16_t domid, ShutdownReason reason) {

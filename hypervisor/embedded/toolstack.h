@@ -58,6 +58,8 @@ class Toolstack {
     Result<std::uint16_t> create_domain(const DomainSpec& spec);
     // As `xl destroy`: pauses, removes all devices by force, all at once, then nodes and domain.
     Result<void> destroy_domain(std::uint16_t domid);
+    // The hypercall alone: the domain is dead at this moment, every node stays, no device is closed.
+    Result<void> kill_domain(std::uint16_t domid);
     // What the domain itself or its owner caused; fires @releaseDomain.
     Result<void> shutdown_domain(std::uint16_t domid, ShutdownReason reason);
     Result<void> resume_domain(std::uint16_t domid);
