@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blkback/device.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+namespace ringback::blk {
+
+namespace {
+
+using std::chrono::milliseconds;
+using xen::XenbusState;
+
+// libxl waits 10 s for InitWait; by then the script, which tells the user why, has to be running.
+constexpr milliseconds kOpenPatience{3000};
+// libxl waits 10 s for Closed; what is in flight has to be finished within the rest.
+constexpr milliseconds kClosePatience{6000};
+// A supervisor's successor is there within a second; a worker tries every few hundred milliseconds.
+constexpr milliseconds kAdoptPatience{4000};
+constexpr milliseconds kStoreTroublePause{1000};
+constexpr uint32_t kLockWaitMs = 2000;  // the guest's own former life may still hold the image while it reboots
+constexpr int kMaxSteps = 32;
+
+// xen/io/blkif.h: `info`.
+constexpr uint32_t kInfoCdrom = 1;
+constexpr uint32_t kInfoRemovable = 2;
+constexpr uint32_t kInfoReadOnly = 4;
+
+constexpr uint32_t kMaxIndirectSegments = 256;
+
+bool same_rings(const Connect& a, const Connect& b) {
+    if (a.abi != b.abi || a.ring_order != b.ring_order || a.queue_count != b.queue_count) return false;
+    for (size_t queue = 0; queue < a.queue_count; ++queue) {
+        if (a.queues[queue].remote_port != b.queues[queue].remote_port) return false;
+        if (a.queues[queue].ring_refs != b.queues[queue].ring_refs) return false;
+    }
+    return true;
+}
+
+Error bad_node(const std::string& path, const std::optional<std::string>& value) {
+    if (!value) return {EPROTO, fmt::format("the frontend has not written {}", path)};
+    return {EPROTO, fmt::format("the frontend wrote \"{}\" to {}", value->substr(0, 40), path)};
+}
+
+Result<uint64_t> frontend_number(const xen::Store& store, const std::string& path, uint64_t low, uint64_t high) {
+    const auto text = store.read(path);
+    const auto number = text ? xen::parse_number(*text, low, high) : std::nullopt;
+    if (!number) return bad_node(path, text);
+    return *number;
+}
+
+Result<uint8_t> ring_order(const xen::Store& store, const std::string& frontend) {
+    const std::string order = frontend + "/ring-page-order";
+    if (store.exists(order)) return static_cast<uint8_t>(TRY(frontend_number(store, order, 0, kMaxRingOrder)));
+    const std::string pages = frontend + "/num-ring-pages";  // FreeBSD's older name
+    if (!store.exists(pages)) return uint8_t{0};
+    const uint64_t count = TRY(frontend_number(store, pages, 1, kMaxRingPages));
+    for (uint8_t i = 0; i <= kMaxRingOrder; ++i) {
+        if (count == 1U << i) return i;
+    }
+    return Error{EPROTO, fmt::format("the frontend offers a ring of {} pages, which is no power of two", count)};
+}
+
+Result<QueueParameters> read_queue(const xen::Store& store, const std::string& where, uint8_t order) {
+    QueueParameters queue{};
+    if (order == 0 && store.exists(where + "/ring-ref")) {
+        queue.ring_refs[0] = static_cast<uint32_t>(TRY(frontend_number(store, where + "/ring-ref", 1, UINT32_MAX)));
+    } else {
+        for (size_t page = 0; page < size_t{1} << order; ++page) {
+            const std::string path = fmt::format("{}/ring-ref{}", where, page);
+            queue.ring_refs[page] = static_cast<uint32_t>(TRY(frontend_number(store, path, 1, UINT32_MAX)));
+        }
+    }
+    queue.remote_port = static_cast<uint32_t>(TRY(frontend_number(store, where + "/event-channel", 1, UINT32_MAX)));
+    return queue;
+}
+
+}  // namespace
+
+Result<Connect> read_offer(const xen::Store& store, const std::string& frontend, uint16_t max_queues,
+                           bool persistent) {
+    Connect offer{};
+    const std::string protocol_path = frontend + "/protocol";
+    const auto protocol = store.read(protocol_path);
+    if (!protocol) {
+        offer.abi = Abi::native;
+    } else if (*protocol == "x86_64-abi") {
+        offer.abi = Abi::x86_64;
+    } else if (*protocol == "x86_32-abi") {
+        offer.abi = Abi::x86_32;
+    } else {
+        return bad_node(protocol_path, protocol);
+    }
+    offer.persistent = persistent && store.read_number(frontend + "/feature-persistent", 0, 1) == 1U ? 1 : 0;
+    offer.ring_order = TRY(ring_order(store, frontend));
+    const std::string count_path = frontend + "/multi-queue-num-queues";
+    offer.queue_count = 1;
+    if (store.exists(count_path)) {
+        offer.queue_count = static_cast<uint16_t>(TRY(frontend_number(store, count_path, 1, max_queues)));
+    }
+    for (size_t i = 0; i < offer.queue_count; ++i) {
+        const std::string where = offer.queue_count == 1 ? frontend : fmt::format("{}/queue-{}", frontend, i);
+        offer.queues[i] = TRY(read_queue(store, where, offer.ring_order));
+    }
+    return offer;
+}
+
+Device::Device(Surroundings& surroundings, xen::DeviceId id, bool adopted)
+    : around_(surroundings), id_(std::move(id)), directory_(xen::backend_directory(around_.own_domid, id_)) {
+    read_description();
+    if (adopted) adopt();
+}
+
+Device::~Device() {
+    if (timer_) around_.loop.cancel(*timer_);
+    if (!frontend_watch_.empty()) around_.store.unwatch(frontend_watch_, id_.text());
+}
+
+void Device::read_description() {
+    const auto read = [&](const char* key) { return around_.store.read(directory_ + "/" + key).value_or(""); };
+    const std::string home = fmt::format("/local/domain/{}/", id_.domid);
+    frontend_ = read("frontend");
+    // Ours to trust, as only the toolstack writes here; but never another domain's, whatever stands there.
+    const bool own = frontend_.starts_with(home) && frontend_.find("..") == std::string::npos &&
+                     around_.store.read_number(directory_ + "/frontend-id") == id_.domid;
+    if (!own) frontend_.clear();
+    if (!frontend_.empty() && frontend_watch_ != frontend_ + "/state") {
+        if (!frontend_watch_.empty()) around_.store.unwatch(frontend_watch_, id_.text());
+        frontend_watch_ = frontend_ + "/state";
+        if (const auto watched = around_.store.watch(frontend_watch_, id_.text()); !watched) {
+            log::error("{}: {}", id_.text(), watched.error().message);
+            frontend_watch_.clear();
+        }
+    }
+    const std::string script = read("script");
+    script_opens_ = script.substr(script.rfind('/') + 1) == "block-ringback";
+    vdev_ = read("dev");
+    writable_ = read("mode") == "w";
+    direct_io_safe_ = read("direct-io-safe") == "1";
+    discard_wanted_ = writable_ && read("discard-enable") != "0";
+    info_ = (writable_ ? 0 : kInfoReadOnly) | (read("removable") == "1" ? kInfoRemovable : 0);
+    if (read("device-type") == "cdrom") info_ = kInfoCdrom | kInfoRemovable | kInfoReadOnly;
+    if ((info_ & kInfoCdrom) != 0) writable_ = discard_wanted_ = false;
+}
+
+bool Device::kernel_holds() const {
+    const std::string driver = fmt::format("{}/bus/xen-backend/devices/{}-{}-{}/driver", around_.sysfs, id_.kind,
+                                           id_.domid, id_.devid);
+    return ::access(driver.c_str(), F_OK) == 0;
+}
+
+void Device::gather() {
+    const XenbusState frontend_before = view_.frontend;
+    view_.present = around_.store.exists(directory_);
+    view_.backend = xen::read_state(around_.store, directory_);
+    view_.frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
+    view_.online = around_.store.read(directory_ + "/online") != "0";
+    view_.script_opens = script_opens_;
+    view_.script_done = around_.store.read(directory_ + "/hotplug-status") == "connected";
+
+    if (view_.backend == XenbusState::closed && view_.frontend == XenbusState::initialising &&
+        frontend_before != XenbusState::initialising) {
+        broken_ = false;
+        if (image_ == ImagePhase::failed) image_ = ImagePhase::closed;
+    }
+    view_.renewed = false;
+    if (ring_ == RingPhase::connected && view_.frontend == XenbusState::initialised) {
+        const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+        view_.renewed = frontend_moved_on_ || !offer || !same_rings(offer.value(), connected_);
+    } else if (ring_ == RingPhase::connected) {
+        frontend_moved_on_ = true;
+    }
+    if (view_.backend != XenbusState::closing) closing_since_.reset();
+    else if (!closing_since_) closing_since_ = Clock::now();
+    if (image_ != ImagePhase::opening) opening_since_.reset();
+    view_.open_overdue = opening_since_ && Clock::now() >= *opening_since_ + kOpenPatience;
+    view_.close_overdue = closing_since_ && Clock::now() >= *closing_since_ + kClosePatience;
+    view_.broken = broken_;
+    view_.announced = announced_;
+    view_.image = image_;
+    view_.ring = ring_;
+
+    const bool held = ring_ == RingPhase::none && kernel_holds();
+    if (held && !refused_) {
+        error_ = fmt::format("the kernel's own driver holds this device (xen-blkback); remove it with "
+                             "\"modprobe -r xen-blkback\", keep it away with /etc/modprobe.d/ringback.conf, and attach "
+                             "the disk again");
+        log::error("{}: {}", id_.text(), error_);
+    }
+    refused_ = held;
+}
+
+bool Device::look() {
+    for (int step = 0; step < kMaxSteps; ++step) {
+        gather();
+        if (refused_ && view_.present) return false;
+        const Action action = next_action(view_);
+        if (action == Action::forget) return pending_ == 0;
+        if (action == Action::none) {
+            if (opening_since_ && !view_.open_overdue) look_after(kOpenPatience);
+            if (closing_since_ && !view_.close_overdue) look_after(kClosePatience);
+            return false;
+        }
+        log::debug("{}: backend {}, frontend {}: {}", id_.text(), xen::to_string(view_.backend),
+                   xen::to_string(view_.frontend), to_string(action));
+        const auto timer_before = timer_;
+        act(action);
+        if (timer_ != timer_before) return false;  // the store is in trouble: later
+    }
+    around_.look_again(id_);
+    return false;
+}
+
+void Device::act(Action action) {
+    switch (action) {
+        case Action::none:
+        case Action::forget: return;
+        case Action::open_image: return open_image();
+        case Action::close_image: return close_image();
+        case Action::connect: return connect();
+        case Action::disconnect: return disconnect();
+        case Action::publish_init_wait:
+            return publish(XenbusState::init_wait, [this](xen::Store::Update& update) { write_features(update); });
+        case Action::publish_connected:
+            announced_ = true;
+            return publish(XenbusState::connected, [this](xen::Store::Update& update) { write_size(update); });
+        case Action::publish_closing: return publish(XenbusState::closing, [](xen::Store::Update&) {});
+        case Action::publish_closed: return publish(XenbusState::closed, [](xen::Store::Update&) {});
+    }
+}
+
+void Device::publish(XenbusState state, const std::function<void(xen::Store::Update&)>& more) {
+    const auto written = around_.store.update(directory_, [&](xen::Store::Update& update) {
+        // Somebody else (the toolstack, taking the device away) was quicker: decide again.
+        if (xen::parse_state(update.read("state")) != view_.backend) return false;
+        more(update);
+        update.write("state", static_cast<uint64_t>(state));
+        return true;
+    });
+    if (written) {
+        log::info("{}: {}", id_.text(), xen::to_string(state));
+        return;
+    }
+    if (written.error().code == ENOENT) return;
+    log_guest("{}", written.error().message);
+    look_after(kStoreTroublePause);
+}
+
+uint16_t Device::max_queues() const {
+    const uint32_t wanted =
+        around_.config.max_queues != 0 ? around_.config.max_queues : std::thread::hardware_concurrency();
+    return static_cast<uint16_t>(std::clamp<uint32_t>(wanted, 1, kMaxQueues));
+}
+
+void Device::write_features(xen::Store::Update& update) const {
+    update.write("max-ring-page-order", kMaxRingOrder);
+    update.write("multi-queue-max-queues", max_queues());
+    update.write("feature-max-indirect-segments", kMaxIndirectSegments);
+    update.write("feature-persistent", around_.config.persistent_grants ? 1 : 0);
+    update.write("feature-flush-cache", 1);
+    update.write("feature-barrier", around_.config.barrier ? 1 : 0);
+    if (image_ == ImagePhase::open) write_size(update);
+}
+
+void Device::write_size(xen::Store::Update& update) const {
+    update.write("sectors", geometry_.bytes / 512);
+    update.write("sector-size", 512);
+    update.write("physical-sector-size", geometry_.physical_block);
+    update.write("info", info_);
+    if (geometry_.discard != 0 && discard_wanted_) {
+        update.write("feature-discard", 1);
+        update.write("discard-granularity", geometry_.discard_granularity);
+        update.write("discard-alignment", geometry_.discard_alignment);
+        update.write("discard-secure", uint64_t{0});
+    } else {
+        update.remove("feature-discard");
+    }
+}
+
+void Device::request(MessageType type, const std::function<void(Message&)>& fill, Descriptors descriptors,
+                     Reply reply) {
+    Message message;
+    message.type = type;
+    message.kind = Text<16>(id_.kind);
+    message.devid = id_.devid;
+    fill(message);
+    ++pending_;
+    around_.workers.request(id_.domid, message, std::move(descriptors), [this, reply = std::move(reply)](const Answer& answer) {
+        --pending_;
+        reply(answer);
+        around_.look_again(id_);
+    });
+}
+
+void Device::adopt() {
+    image_ = ImagePhase::opening;
+    around_.workers.expect(id_.domid, kAdoptPatience);
+    request(MessageType::stats, [](Message&) {}, {}, [this](const Answer& answer) { finish_adoption(answer); });
+}
+
+void Device::finish_adoption(const Answer& answer) {
+    if (answer.error != 0) {
+        image_ = ImagePhase::closed;
+        const bool was_serving = xen::read_state(around_.store, directory_) == XenbusState::connected;
+        if (was_serving) fail_image("the worker that served this disk is gone");
+        return;
+    }
+    log::notice("{}: adopted from an earlier supervisor", id_.text());
+    if (answer.stats.connected != 0) {
+        ring_ = RingPhase::connected;
+        announced_ = true;
+        const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+        if (offer) connected_ = offer.value();
+    }
+    direct_ = answer.stats.direct != 0;
+    target_ = around_.store.read(directory_ + "/params").value_or("");
+    geometry_ = answer.geometry;
+    if (image_ == ImagePhase::opening) {
+        image_ = ImagePhase::open;
+    } else if (image_ == ImagePhase::closing) {
+        image_ = ImagePhase::open;
+        close_image();
+    }
+}
+
+std::string Device::journal_path() const {
+    return fmt::format("{}/{}-{}-{}.journal", around_.config.journal_directory(), id_.domid, id_.kind, id_.devid);
+}
+
+Result<UniqueFd> Device::create_journal() const {
+    const std::string path = journal_path();
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the stale journal " + path);
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd) return os_error("create the journal " + path);
+    if (::ftruncate(fd.get(), static_cast<off_t>(kJournalBytes)) != 0) return os_error("size the journal " + path);
+    return fd;
+}
+
+void Device::open_image() {
+    read_description();
+    if (const auto opened = try_open(); !opened) fail_image(opened.error().message);
+}
+
+Result<void> Device::try_open() {
+    const auto read = [&](const char* key) { return around_.store.read(directory_ + "/" + key).value_or(""); };
+    if (frontend_.empty()) return Error{EINVAL, "its frontend path is not in the frontend domain's own directory"};
+    const Target target = script_opens_ ? TRY(parse_target(id_.kind, read("params")))
+                                        : TRY(prepared_target(read("physical-device-path"), read("physical-device")));
+    target_ = target.path;
+    OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_}));
+    why_buffered_ = file.why_buffered;
+    direct_ = file.direct;
+    if (!direct_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
+    UniqueFd journal = TRY(create_journal());
+    image_ = ImagePhase::opening;
+    opening_since_ = Clock::now();
+    const auto fill = [&](Message& message) {
+        message.body.attach = Attach{};
+        message.body.attach.format = Text<16>(target.format);
+        message.body.attach.name = Text<1024>(target.path);
+        message.body.attach.writable = writable_ ? 1 : 0;
+        message.body.attach.direct = direct_ ? 1 : 0;
+        message.body.attach.discard = discard_wanted_ ? 1 : 0;
+        message.body.attach.lock_wait_ms = kLockWaitMs;
+    };
+    request(MessageType::attach, fill, {std::move(file.fd), std::move(journal)},
+            [this](const Answer& answer) { attached(answer); });
+    return {};
+}
+
+void Device::attached(const Answer& answer) {
+    const bool unwanted = image_ == ImagePhase::closing;
+    if (answer.error != 0) {
+        if (unwanted) return image_closed();
+        return fail_image(answer.message.str());
+    }
+    geometry_ = answer.geometry;
+    image_ = ImagePhase::open;
+    error_.clear();
+    if (unwanted) close_image();
+}
+
+void Device::fail_image(const std::string& why) {
+    image_ = ImagePhase::failed;
+    error_ = why;
+    (void)::unlink(journal_path().c_str());
+    log_guest("{}", why);
+}
+
+void Device::close_image() {
+    const bool opening = image_ == ImagePhase::opening;
+    image_ = ImagePhase::closing;
+    if (opening) return;  // attached() goes on from here
+    request(MessageType::detach, [](Message&) {}, {}, [this](const Answer& answer) {
+        if (answer.error != 0 && answer.error != ECONNRESET) log_guest("detach: {}", answer.message.str());
+        image_closed();
+    });
+}
+
+void Device::image_closed() {
+    image_ = ImagePhase::closed;
+    if (::unlink(journal_path().c_str()) != 0 && errno != ENOENT) {
+        log_guest("{}", os_error("remove the journal " + journal_path()).message);
+    }
+}
+
+void Device::connect() {
+    const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+    if (!offer) return connection_failed(offer.error().message);
+    offer_ = offer.value();
+    ring_ = RingPhase::connecting;
+    announced_ = false;
+    request(MessageType::connect, [this](Message& message) { message.body.connect = offer_; }, {},
+            [this](const Answer& answer) {
+                if (answer.error != 0) {
+                    ring_ = RingPhase::none;
+                    return connection_failed(answer.message.str());
+                }
+                ring_ = RingPhase::connected;
+                connected_ = offer_;
+                frontend_moved_on_ = false;
+                error_.clear();
+                log::info("{}: {} queue{} of {} page{}, {}", id_.text(), connected_.queue_count,
+                          connected_.queue_count == 1 ? "" : "s", 1U << connected_.ring_order,
+                          connected_.ring_order == 0 ? "" : "s",
+                          connected_.persistent != 0 ? "persistent grants" : "grant copy");
+            });
+}
+
+void Device::disconnect() {
+    ring_ = RingPhase::disconnecting;
+    request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer& answer) {
+        if (answer.error != 0 && answer.error != ECONNRESET) log_guest("disconnect: {}", answer.message.str());
+        ring_ = RingPhase::none;
+    });
+}
+
+void Device::connection_failed(const std::string& why) {
+    broken_ = true;
+    error_ = why;
+    log_guest("{}", why);
+    around_.look_again(id_);
+}
+
+void Device::worker_lost(const std::string& why) {
+    ring_ = RingPhase::none;
+    if (image_ == ImagePhase::open || image_ == ImagePhase::opening) {
+        fail_image(fmt::format("the worker of domain {} is gone: {}", id_.domid, why));
+    }
+    around_.look_again(id_);
+}
+
+void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) {
+    if (image_ != ImagePhase::open) return done(Error{EBUSY, fmt::format("{} is not open", id_.text())});
+    if (bytes != 0) {
+        if (!writable_) return done(Error{EROFS, fmt::format("{} is read-only: it is not grown", id_.text())});
+        if (bytes < geometry_.bytes || bytes % 512 != 0) {
+            return done(Error{EINVAL, fmt::format("cannot resize {} from {} to {} bytes: a disk only grows, in sectors of "
+                                                  "512", target_, geometry_.bytes, bytes)});
+        }
+        const auto file = open_target(target_, around_.rules, {true, direct_io_safe_});
+        if (!file) return done(file.error());
+        if (file.value().block_device) {
+            return done(Error{EINVAL, fmt::format("{} is a block device: grow it with its own tool (lvextend, ...), then "
+                                                  "give no size", target_)});
+        }
+        if (bytes > file.value().bytes && ::ftruncate(file.value().fd.get(), static_cast<off_t>(bytes)) != 0) {
+            return done(os_error(fmt::format("grow {} to {} bytes", target_, bytes)));
+        }
+    }
+    request(MessageType::resize, [](Message&) {}, {}, [this, done = std::move(done)](const Answer& answer) {
+        if (answer.error != 0) return done(Error{answer.error, answer.message.str()});
+        geometry_ = answer.geometry;
+        // The size before the state: the watch on the state is what makes the frontend look.
+        const auto written = around_.store.update(directory_, [this](xen::Store::Update& update) {
+            write_size(update);
+            if (xen::parse_state(update.read("state")) == XenbusState::connected) {
+                update.write("state", static_cast<uint64_t>(XenbusState::connected));
+            }
+            return true;
+        });
+        if (!written) return done(written.error());
+        log::notice("{}: {} is {} bytes now", id_.text(), target_, geometry_.bytes);
+        done(geometry_.bytes);
+    });
+}
+
+void Device::ask_stats(std::function<void(const Answer&)> done) {
+    request(MessageType::stats, [](Message&) {}, {}, std::move(done));
+}
+
+Device::Readiness Device::readiness() const {
+    if (refused_ || image_ == ImagePhase::failed) return Readiness::failed;
+    return image_ == ImagePhase::open ? Readiness::ready : Readiness::waiting;
+}
+
+void Device::look_after(milliseconds delay) {
+    if (timer_) around_.loop.cancel(*timer_);
+    timer_ = around_.loop.after(delay, [this] {
+        timer_.reset();
+        around_.look_again(id_);
+    });
+}
+
+}  // namespace ringback::blk

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Device: one virtual disk as the supervisor sees it: its store nodes, its file, and how far its worker is with it.
+//
+// look() gathers a View, asks the handshake what to do, does it, and looks again until there is nothing to do now. All
+// that takes time (the worker, the script, the frontend) ends in another look(). Every store write is conditional on
+// the directory being there and on the state being the one the decision was made on, in one transaction.
+//
+// The frontend's directory is named by our own directory, which only the toolstack writes; what is read from it is
+// hostile, and is taken whole and in range or not at all.
+//
+// Thread: the supervisor's.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "blkback/config.h"
+#include "blkback/handshake.h"
+#include "blkback/policy.h"
+#include "blkback/supervisor_loop.h"
+#include "blkback/worker_process.h"
+#include "hypervisor/store.h"
+#include "hypervisor/xenbus.h"
+#include "runtime/log.h"
+
+namespace ringback::blk {
+
+// What a Device works with; all of it outlives every Device.
+struct Surroundings {
+    EventLoop& loop;
+    xen::Store& store;
+    WorkerPool& workers;
+    const Config& config;
+    PathRules rules;
+    xen::Domid own_domid = 0;
+    std::string sysfs = "/sys";
+    std::function<void(const xen::DeviceId&)> look_again;  // soon, from the loop
+};
+
+// The frontend's offer of rings; nullopt and a reason when it is not usable.
+[[nodiscard]] Result<Connect> read_offer(const xen::Store& store, const std::string& frontend, uint16_t max_queues,
+                                         bool persistent);
+
+class Device {
+  public:
+    using Clock = EventLoop::Clock;
+
+    // `adopt`: the device was there before this supervisor; a worker may be serving it.
+    Device(Surroundings& surroundings, xen::DeviceId id, bool adopt);
+    ~Device();
+    Device(const Device&) = delete;
+    Device& operator=(const Device&) = delete;
+
+    // True: nothing is left of it, forget it.
+    [[nodiscard]] bool look();
+
+    void worker_lost(const std::string& why);
+    void connection_failed(const std::string& why);
+    // The file grew (or shall, to `bytes`, when not 0); tells the worker, then the frontend.
+    void resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done);
+    void ask_stats(std::function<void(const Answer&)> done);
+
+    enum class Readiness : uint8_t { waiting, ready, failed };
+    [[nodiscard]] Readiness readiness() const;
+
+    [[nodiscard]] const xen::DeviceId& id() const { return id_; }
+    [[nodiscard]] const std::string& frontend() const { return frontend_; }
+    [[nodiscard]] const std::string& error() const { return error_; }
+    [[nodiscard]] const std::string& target() const { return target_; }
+    [[nodiscard]] const std::string& vdev() const { return vdev_; }
+    [[nodiscard]] const std::string& why_buffered() const { return why_buffered_; }
+    [[nodiscard]] const View& last_view() const { return view_; }
+    [[nodiscard]] ImagePhase image() const { return image_; }
+    [[nodiscard]] RingPhase ring() const { return ring_; }
+    [[nodiscard]] const GeometryMessage& geometry() const { return geometry_; }
+    [[nodiscard]] bool writable() const { return writable_; }
+    [[nodiscard]] bool direct() const { return direct_; }
+    [[nodiscard]] uint16_t queues() const { return ring_ == RingPhase::connected ? connected_.queue_count : uint16_t{0}; }
+    [[nodiscard]] bool persistent() const { return ring_ == RingPhase::connected && connected_.persistent != 0; }
+
+  private:
+    void read_description();
+    void gather();
+    void act(Action action);
+    void adopt();
+    void finish_adoption(const Answer& answer);
+    void open_image();
+    [[nodiscard]] Result<void> try_open();
+    void attached(const Answer& answer);
+    void close_image();
+    void image_closed();
+    void connect();
+    void disconnect();
+    void publish(xen::XenbusState state, const std::function<void(xen::Store::Update&)>& more);
+    void write_features(xen::Store::Update& update) const;
+    void write_size(xen::Store::Update& update) const;
+    void fail_image(const std::string& why);
+    void request(MessageType type, const std::function<void(Message&)>& fill, Descriptors descriptors, Reply reply);
+    void look_after(std::chrono::milliseconds delay);
+    [[nodiscard]] uint16_t max_queues() const;
+    [[nodiscard]] bool kernel_holds() const;
+    [[nodiscard]] std::string journal_path() const;
+    [[nodiscard]] Result<UniqueFd> create_journal() const;
+
+    // Lines that a guest can cause.
+    template <typename... Args>
+    void log_guest(fmt::format_string<Args...> format, Args&&... args) {
+        if (limiter_.allow()) log::warning("{}: {}", id_.text(), fmt::format(format, std::forward<Args>(args)...));
+    }
+
+    Surroundings& around_;
+    const xen::DeviceId id_;
+    const std::string directory_;
+    std::string frontend_;
+    std::string frontend_watch_;  // the watched path, when watched
+    std::string vdev_;
+    std::string target_;
+    bool script_opens_ = false;
+    bool writable_ = false;
+    bool direct_ = false;
+    bool direct_io_safe_ = false;
+    bool discard_wanted_ = true;
+    uint32_t info_ = 0;
+
+    View view_;
+    ImagePhase image_ = ImagePhase::closed;
+    RingPhase ring_ = RingPhase::none;
+    bool attach_sent_ = false;
+    bool broken_ = false;
+    bool announced_ = false;
+    bool frontend_moved_on_ = false;  // seen in another state than Initialised since the rings were connected
+    bool refused_ = false;            // a kernel driver holds the node: hands off
+    Connect offer_{};
+    Connect connected_{};
+    GeometryMessage geometry_{};
+    std::string why_buffered_;
+    std::string error_;  // why the image is not open, or why the connection ended
+    std::optional<Clock::time_point> opening_since_;
+    std::optional<Clock::time_point> closing_since_;
+    std::optional<EventLoop::Timer> timer_;
+    uint32_t pending_ = 0;  // replies that will still call into this object
+    LogLimiter limiter_;
+};
+
+}  // namespace ringback::blk

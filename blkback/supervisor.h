@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Supervisor: finds the devices under the claimed roots, keeps each one going, and answers for all of them.
+//
+// It never touches a ring and never parses an image. Watch events are not handled, they only mark a device to be looked
+// at: whatever a guest does to its nodes, it costs one look per turn of the loop, and no event can be missed, doubled
+// or taken in the wrong order. Its own death pauses nothing: workers go on and find the next supervisor, which asks
+// them what they have.
+//
+// Thread: one, the supervisor's; libxenstore's reader thread only feeds a queue.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "blkback/config.h"
+#include "blkback/control.h"
+#include "blkback/device.h"
+#include "blkback/supervisor_loop.h"
+#include "blkback/worker_process.h"
+#include "hypervisor/store.h"
+#include "runtime/unique_fd.h"
+
+namespace ringback::blk {
+
+class Supervisor {
+  public:
+    // Ready when it returns: both sockets listen, every device that exists has been looked at.
+    [[nodiscard]] static Result<std::unique_ptr<Supervisor>> start(EventLoop& loop, const Config& config);
+    ~Supervisor();
+    Supervisor(const Supervisor&) = delete;
+    Supervisor& operator=(const Supervisor&) = delete;
+
+    // Before each wait of the loop.
+    void work();
+
+  private:
+    struct Waiter {
+        xen::DeviceId id;
+        Responder respond;
+        EventLoop::Timer deadline;
+    };
+
+    Supervisor(EventLoop& loop, const Config& config, xen::Store store);
+    [[nodiscard]] Result<void> claim_runtime_directory();
+    [[nodiscard]] Result<void> watch_roots();
+    void remove_stale_journals();
+    void take_store_events();
+    void mark_path(const std::string& path);
+    void scan(const std::string& kind);
+    void mark_all();
+    void look(const xen::DeviceId& id);
+    void answer_waiters();
+
+    // supervisor_commands.cc
+    void command(const ControlRequest& request, Responder respond);
+    void wait_ready(const ControlRequest& request, Responder respond);
+    void status(const ControlRequest& request, Responder respond);
+    void resize(const ControlRequest& request, Responder respond);
+    void doctor_info(Responder respond);
+    [[nodiscard]] Result<xen::Domid> find_guest(const std::string& guest) const;
+    [[nodiscard]] std::string guest_name(xen::Domid domid) const;
+    [[nodiscard]] std::string guest_uuid(xen::Domid domid) const;
+    [[nodiscard]] nlohmann::json describe(const Device& device) const;
+
+    EventLoop& loop_;
+    const Config& config_;
+    UniqueFd lock_;
+    xen::Store store_;
+    WorkerPool workers_;
+    ControlServer control_;
+    Surroundings around_;
+    std::string backend_root_;          // /local/domain/<own>/backend/
+    std::vector<std::string> kinds_;    // vbd, vbd3
+    std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
+    std::set<xen::DeviceId> dirty_;
+    std::list<Waiter> waiters_;
+    bool starting_ = true;
+};
+
+}  // namespace ringback::blk

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blkback/worker_process.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "runtime/log.h"
+
+extern char** environ;
+
+namespace ringback::blk {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kStartPatience{15000};  // a unit on a busy host
+constexpr milliseconds kHelloPatience{5000};
+constexpr size_t kMaxStrangers = 64;
+constexpr size_t kMaxQueued = 4096;
+
+Answer failed_answer(int error, std::string_view message) {
+    Answer answer{};
+    answer.error = error;
+    answer.message = message;
+    return answer;
+}
+
+std::string unit_of(xen::Domid domid) { return fmt::format("blkback-worker@{}.service", domid); }
+
+std::string read_file(const std::string& path) {
+    std::ifstream file(path);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+std::string link_target(const std::string& path) {
+    std::array<char, PATH_MAX> buffer{};
+    const ssize_t length = ::readlink(path.c_str(), buffer.data(), buffer.size());
+    return length < 0 ? std::string{} : std::string(buffer.data(), static_cast<size_t>(length));
+}
+
+}  // namespace
+
+Result<void> send_message(int socket, const Message& message, const Descriptors& descriptors) {
+    iovec data{const_cast<Message*>(&message), sizeof(message)};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> control{};
+    std::array<int, 2> fds{};
+    size_t count = 0;
+    for (const UniqueFd& fd : descriptors) {
+        if (fd) fds[count++] = fd.get();
+    }
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    if (count != 0) {
+        header.msg_control = control.data();
+        header.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        cmsghdr* rights = CMSG_FIRSTHDR(&header);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(count * sizeof(int));
+        std::memcpy(CMSG_DATA(rights), fds.data(), count * sizeof(int));
+    }
+    const ssize_t sent = ::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent == static_cast<ssize_t>(sizeof(message))) return {};
+    if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return Error{ENODATA, "the socket is full"};
+    return os_error(sent < 0 ? errno : EPROTO, "send to a worker");
+}
+
+Result<Message> receive_message(int socket) {
+    Message message;
+    // One byte more than a Message, to tell a longer datagram from a right one. Descriptors are never taken from a
+    // worker: with no room for control data the kernel drops them.
+    std::array<char, sizeof(Message) + 1> bytes;
+    const ssize_t got = ::recv(socket, bytes.data(), bytes.size(), MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Error{ENODATA, "nothing to receive"};
+    if (got < 0) return os_error("receive from a worker");
+    if (got == 0) return Error{ECONNRESET, "the worker closed its connection"};
+    if (static_cast<size_t>(got) != sizeof(Message)) return Error{EPROTO, "the worker sent a datagram of a wrong size"};
+    std::memcpy(static_cast<void*>(&message), bytes.data(), sizeof(Message));
+    if (message.version != kProtocolVersion) return Error{EPROTO, "the worker speaks another version of the protocol"};
+    return message;
+}
+
+WorkerPool::~WorkerPool() {
+    for (auto& [fd, stranger] : strangers_) loop_.forget(fd);
+    for (auto& [fd, child] : children_) loop_.forget(fd);
+    for (auto& [domid, worker] : workers_) {
+        if (worker->socket) loop_.forget(worker->socket.get());
+    }
+    if (listener_) loop_.forget(listener_.get());
+}
+
+Result<void> WorkerPool::listen(Events events) {
+    events_ = std::move(events);
+    const std::string path = config_.worker_socket();
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    INVARIANT(path.size() < sizeof(address.sun_path));
+    path.copy(address.sun_path, path.size());
+    listener_.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!listener_) return os_error("create the workers' socket");
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the old socket " + path);
+    const mode_t mask = ::umask(0177);
+    const int bound = ::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+    ::umask(mask);
+    if (bound != 0) return os_error("bind the workers' socket " + path);
+    if (::listen(listener_.get(), 128) != 0) return os_error("listen on " + path);
+    return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); });
+}
+
+void WorkerPool::accept_one() {
+    UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket || strangers_.size() >= kMaxStrangers) return;
+    const int fd = socket.get();
+    Stranger stranger;
+    stranger.socket = std::move(socket);
+    stranger.deadline = loop_.after(kHelloPatience, [this, fd] {
+        loop_.forget(fd);
+        strangers_.erase(fd);
+    });
+    if (!loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { greet(fd); })) {
+        loop_.cancel(stranger.deadline);
+        return;
+    }
+    strangers_.emplace(fd, std::move(stranger));
+}
+
+void WorkerPool::greet(int fd) {
+    const auto found = strangers_.find(fd);
+    INVARIANT(found != strangers_.end());
+    const Result<Message> message = receive_message(fd);
+    if (!message && message.error().code == ENODATA) return;
+    loop_.cancel(found->second.deadline);
+    loop_.forget(fd);
+    UniqueFd socket = std::move(found->second.socket);
+    strangers_.erase(found);
+    if (!message || message.value().type != MessageType::hello ||
+        message.value().body.hello.protocol != kProtocolVersion) {
+        log::warning("a connection to the workers' socket was no worker's: closed");
+        return;
+    }
+    const xen::Domid domid = message.value().body.hello.domid;
+    pid_t pid = 0;
+    if (const auto known = check_peer(fd, domid, &pid); !known) {
+        log::warning("a process that says it is the worker of domain {} is not: {}", domid, known.error().message);
+        return;
+    }
+    auto waiting = workers_.find(domid);
+    if (waiting == workers_.end() || waiting->second->socket) {
+        const bool second = waiting != workers_.end();
+        if (second || !events_.on_unexpected(domid)) {
+            log::notice("worker {} of domain {} is not wanted{}: told to quit", pid, domid,
+                        second ? " (there is another one)" : "");
+            Message quit;
+            quit.type = MessageType::quit;
+            (void)send_message(socket.get(), quit, {});
+            return;
+        }
+        auto worker = std::make_unique<Worker>();
+        worker->domid = domid;
+        waiting = workers_.emplace(domid, std::move(worker)).first;
+    }
+    Worker& worker = *waiting->second;
+    loop_.cancel(worker.deadline);
+    worker.socket = std::move(socket);
+    worker.pid = pid;
+    if (!loop_.watch(worker.socket.get(), EPOLLIN, [this, domid](uint32_t events) {
+            if ((events & EPOLLOUT) != 0) {
+                const auto writer = workers_.find(domid);
+                if (writer != workers_.end()) flush(*writer->second);
+            }
+            if ((events & ~static_cast<uint32_t>(EPOLLOUT)) != 0) receive(domid);
+        })) {
+        lose(domid, "its connection could not be watched");
+        return;
+    }
+    log::info("worker {} of domain {} is here", pid, domid);
+    flush(worker);
+}
+
+Result<void> WorkerPool::check_peer(int socket, xen::Domid domid, pid_t* pid) const {
+    ucred peer{};
+    socklen_t length = sizeof(peer);
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return os_error("ask who connected");
+    *pid = peer.pid;
+    if (config_.worker_start == WorkerStart::systemd) {
+        const std::string groups = read_file(fmt::format("/proc/{}/cgroup", peer.pid));
+        if (groups.find("/" + unit_of(domid)) != std::string::npos) return {};
+        return Error{EPERM, fmt::format("process {} is not in {}", peer.pid, unit_of(domid))};
+    }
+    if (peer.uid != ::geteuid()) return Error{EPERM, fmt::format("process {} runs as user {}", peer.pid, peer.uid)};
+    const auto expected = workers_.find(domid);
+    if (expected != workers_.end() && expected->second->ours) {
+        if (expected->second->pid == peer.pid) return {};
+        return Error{EPERM, fmt::format("process {} is not the child {} that was started", peer.pid,
+                                        expected->second->pid)};
+    }
+    struct stat theirs{}, program{};
+    if (::stat(fmt::format("/proc/{}/exe", peer.pid).c_str(), &theirs) == 0 &&
+        ::stat(config_.worker_program.c_str(), &program) == 0 && theirs.st_dev == program.st_dev &&
+        theirs.st_ino == program.st_ino) {
+        return {};
+    }
+    return Error{EPERM, fmt::format("process {} runs {}, not {}", peer.pid,
+                                    link_target(fmt::format("/proc/{}/exe", peer.pid)), config_.worker_program)};
+}
+
+WorkerPool::Worker& WorkerPool::start(xen::Domid domid) {
+    auto created = std::make_unique<Worker>();
+    Worker& worker = *created;
+    worker.domid = domid;
+    worker.ours = true;
+    workers_.emplace(domid, std::move(created));
+
+    const bool systemd = config_.worker_start == WorkerStart::systemd;
+    const std::vector<std::string> arguments =
+        // restart: the unit of a worker that was told to quit may not have ended yet, and start would leave it at that.
+        systemd ? std::vector<std::string>{"systemctl", "restart", "--no-block", unit_of(domid)}
+                : std::vector<std::string>{config_.worker_program, "--domid", std::to_string(domid), "--supervisor",
+                                           config_.worker_socket()};
+    const Result<pid_t> pid = spawn(arguments);
+    if (!pid) {
+        // Never from inside request(): the caller is not ready for its own reply.
+        worker.deadline = loop_.after(milliseconds(0), [this, domid, why = pid.error().message] { lose(domid, why); });
+        return worker;
+    }
+    log::info("started {} for domain {} (process {})", systemd ? unit_of(domid) : config_.worker_program, domid,
+              pid.value());
+    if (!systemd) worker.pid = pid.value();
+    watch_child(pid.value(), [this, domid, systemd, child = pid.value()](int status) {
+        if (status == 0 && systemd) return;
+        const auto found = workers_.find(domid);
+        if (found == workers_.end() || found->second->socket) return;  // its socket tells the rest
+        if (!systemd && found->second->pid != child) return;
+        lose(domid, systemd ? fmt::format("systemctl could not start {}; see journalctl -u {}", unit_of(domid),
+                                          unit_of(domid))
+                            : fmt::format("{} ended before it said hello", config_.worker_program));
+    });
+    worker.deadline = loop_.after(kStartPatience, [this, domid] {
+        lose(domid, fmt::format("it did not connect within {} s of its start",
+                                std::chrono::duration_cast<std::chrono::seconds>(kStartPatience).count()));
+    });
+    return worker;
+}
+
+Result<pid_t> WorkerPool::spawn(const std::vector<std::string>& arguments) {
+    std::vector<char*> argv;
+    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    posix_spawnattr_t attributes;
+    INVARIANT(::posix_spawnattr_init(&attributes) == 0);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::posix_spawnattr_setsigmask(&attributes, &none);
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    pid_t pid = 0;
+    const int error = ::posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
+    ::posix_spawnattr_destroy(&attributes);
+    if (error != 0) return os_error(error, "start " + arguments[0]);
+    return pid;
+}
+
+void WorkerPool::watch_child(pid_t pid, std::function<void(int status)> ended) {
+    UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!handle) return;  // it stays a zombie until we end, and its socket still tells of its end
+    const int fd = handle.get();
+    const auto reap = [this, fd, pid, ended = std::move(ended)](uint32_t) {
+        int status = 0;
+        if (::waitpid(pid, &status, WNOHANG) == 0) return;
+        loop_.forget(fd);
+        children_.erase(fd);
+        ended(status);
+    };
+    if (loop_.watch(fd, EPOLLIN, reap)) children_.emplace(fd, std::move(handle));
+}
+
+void WorkerPool::request(xen::Domid domid, Message message, Descriptors descriptors, Reply reply) {
+    const auto found = workers_.find(domid);
+    Worker& worker = found != workers_.end() ? *found->second : start(domid);
+    message.id = worker.next_id++;
+    worker.open.emplace(message.id, std::move(reply));
+    worker.queue.push_back({message, std::move(descriptors)});
+    if (worker.socket && worker.queue.size() == 1) {
+        loop_.change(worker.socket.get(), EPOLLIN | EPOLLOUT);  // sent from the loop: lose() must not run in here
+    }
+    INVARIANT(worker.queue.size() <= kMaxQueued);
+}
+
+void WorkerPool::flush(Worker& worker) {
+    while (!worker.queue.empty()) {
+        const Queued& first = worker.queue.front();
+        const Result<void> sent = send_message(worker.socket.get(), first.message, first.descriptors);
+        if (!sent && sent.error().code == ENODATA) {
+            loop_.change(worker.socket.get(), EPOLLIN | EPOLLOUT);
+            return;
+        }
+        if (!sent) return;  // the connection is gone, which receive() notices and reports
+        worker.queue.pop_front();
+    }
+    loop_.change(worker.socket.get(), EPOLLIN);
+}
+
+void WorkerPool::receive(xen::Domid domid) {
+    while (true) {
+        const auto found = workers_.find(domid);
+        if (found == workers_.end() || !found->second->socket) return;
+        Worker& worker = *found->second;
+        const Result<Message> received = receive_message(worker.socket.get());
+        if (!received) {
+            if (received.error().code != ENODATA) lose(domid, received.error().message);
+            return;
+        }
+        const Message& message = received.value();
+        if (message.type == MessageType::answer) {
+            const auto open = worker.open.find(message.id);
+            if (open == worker.open.end()) return lose(domid, "it answered what nobody asked");
+            const Reply reply = std::move(open->second);
+            worker.open.erase(open);
+            reply(message.body.answer);
+        } else if (message.type == MessageType::device_failed) {
+            const xen::DeviceId id{message.kind.str(), domid, message.devid};
+            events_.on_device_failed(id, message.body.answer.message.str());
+        } else if (message.type == MessageType::present) {
+            // Said after a hello. Each device asks for itself: only what it expects is adopted.
+        } else if (message.type == MessageType::open_file) {
+            // No format that is served names further files; a worker that asks is answered, not trusted.
+            Message refusal;
+            refusal.type = MessageType::file;
+            refusal.kind = message.kind;
+            refusal.devid = message.devid;
+            refusal.body.attach = Attach{};
+            refusal.body.attach.name = Text<1024>("a raw image names no other files");
+            refusal.id = message.id;
+            worker.queue.push_back({refusal, {}});
+            if (worker.queue.size() > kMaxQueued) return lose(domid, "it asks for files without reading the answers");
+            flush(worker);
+        } else {
+            return lose(domid, fmt::format("it sent a message of type {}", static_cast<unsigned>(message.type)));
+        }
+    }
+}
+
+void WorkerPool::lose(xen::Domid domid, std::string why) {
+    const auto found = workers_.find(domid);
+    if (found == workers_.end()) return;
+    const std::unique_ptr<Worker> worker = std::move(found->second);
+    workers_.erase(found);
+    loop_.cancel(worker->deadline);
+    if (worker->socket) loop_.forget(worker->socket.get());
+    worker->socket.reset();
+    end_process(*worker);
+    const Answer answer = failed_answer(ECONNRESET, fmt::format("the worker of domain {} is gone: {}", domid, why));
+    for (auto& [id, reply] : worker->open) reply(answer);
+    events_.on_lost(domid, why);
+}
+
+void WorkerPool::end_process(const Worker& worker) {
+    if (config_.worker_start == WorkerStart::systemd) {
+        const auto child = spawn({"systemctl", "stop", "--no-block", unit_of(worker.domid)});
+        if (child) watch_child(child.value(), [](int) {});
+        return;
+    }
+    // Only a child that has not been reaped yet can still be meant by its number.
+    if (worker.ours && worker.pid != 0 && ::waitpid(worker.pid, nullptr, WNOHANG) == 0) ::kill(worker.pid, SIGKILL);
+}
+
+void WorkerPool::expect(xen::Domid domid, milliseconds patience) {
+    if (workers_.contains(domid)) return;
+    auto worker = std::make_unique<Worker>();
+    worker->domid = domid;
+    worker->deadline = loop_.after(patience, [this, domid] { lose(domid, "it did not come back"); });
+    workers_.emplace(domid, std::move(worker));
+}
+
+bool WorkerPool::connected(xen::Domid domid) const {
+    const auto found = workers_.find(domid);
+    return found != workers_.end() && found->second->socket;
+}
+
+pid_t WorkerPool::pid(xen::Domid domid) const {
+    const auto found = workers_.find(domid);
+    return found == workers_.end() ? 0 : found->second->pid;
+}
+
+void WorkerPool::quit(xen::Domid domid) {
+    const auto found = workers_.find(domid);
+    if (found == workers_.end()) return;
+    const std::unique_ptr<Worker> worker = std::move(found->second);
+    workers_.erase(found);
+    loop_.cancel(worker->deadline);
+    if (!worker->socket) {
+        end_process(*worker);
+        return;
+    }
+    Message message;
+    message.type = MessageType::quit;
+    (void)send_message(worker->socket.get(), message, {});
+    loop_.forget(worker->socket.get());
+}
+
+}  // namespace ringback::blk

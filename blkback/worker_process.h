@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Workers as the supervisor sees them: started, recognised, spoken to, missed.
+//
+// One worker a guest. It connects to us, not the other way round, so that a worker which outlived a supervisor finds the
+// next one. Who connects is decided by the kernel's word (SO_PEERCRED), never by what the hello says: under systemd
+// the process must be in the control group of blkback-worker@<domid>.service, as a child it must run our worker program.
+//
+// Requests are answered in any order, matched by their id. A worker that dies, or says anything the protocol does not
+// have, is ended: each open request is answered with ECONNRESET, then `on_lost` is told once.
+//
+// Thread: the supervisor's.
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "blkback/config.h"
+#include "blkback/supervisor_loop.h"
+#include "blkback/worker_protocol.h"
+#include "hypervisor/xenbus.h"
+#include "runtime/unique_fd.h"
+
+namespace ringback::blk {
+
+using Reply = std::function<void(const Answer&)>;
+
+// What goes with a request: at most an image and a journal.
+using Descriptors = std::array<UniqueFd, 2>;
+
+// One datagram and its descriptors. ENODATA: none there now. ECONNRESET: the peer is gone. EPROTO: no Message.
+[[nodiscard]] Result<void> send_message(int socket, const Message& message, const Descriptors& descriptors);
+[[nodiscard]] Result<Message> receive_message(int socket);
+
+class WorkerPool {
+  public:
+    struct Events {
+        std::function<void(xen::Domid, const std::string& why)> on_lost;
+        std::function<void(const xen::DeviceId&, const std::string& why)> on_device_failed;
+        // A worker that outlived an earlier supervisor, or one nobody waits for; true: it is wanted.
+        std::function<bool(xen::Domid)> on_unexpected;
+    };
+
+    WorkerPool(EventLoop& loop, const Config& config) : loop_(loop), config_(config) {}
+    ~WorkerPool();
+    WorkerPool(const WorkerPool&) = delete;
+    WorkerPool& operator=(const WorkerPool&) = delete;
+
+    [[nodiscard]] Result<void> listen(Events events);
+
+    // Sends the request to the guest's worker, which is started when there is none. `reply` is called once, never from
+    // inside this call.
+    void request(xen::Domid domid, Message message, Descriptors descriptors, Reply reply);
+    // Waits for a worker of an earlier supervisor to find us, without starting one. on_lost after `patience`.
+    void expect(xen::Domid domid, std::chrono::milliseconds patience);
+    [[nodiscard]] bool connected(xen::Domid domid) const;
+    [[nodiscard]] pid_t pid(xen::Domid domid) const;  // 0: none
+    // No device is left.
+    void quit(xen::Domid domid);
+
+  private:
+    struct Queued {
+        Message message;
+        Descriptors descriptors;
+    };
+    struct Worker {
+        xen::Domid domid = 0;
+        UniqueFd socket;
+        pid_t pid = 0;
+        bool ours = false;  // started by this supervisor (not adopted)
+        EventLoop::Timer deadline{};
+        uint64_t next_id = 1;
+        std::deque<Queued> queue;
+        std::map<uint64_t, Reply> open;
+    };
+    struct Stranger {  // connected, no hello yet
+        UniqueFd socket;
+        EventLoop::Timer deadline{};
+        pid_t pid = 0;
+    };
+
+    Worker& start(xen::Domid domid);
+    [[nodiscard]] Result<pid_t> spawn(const std::vector<std::string>& arguments);
+    void watch_child(pid_t pid, std::function<void(int status)> ended);
+    void accept_one();
+    void greet(int socket);
+    [[nodiscard]] Result<void> check_peer(int socket, xen::Domid domid, pid_t* pid) const;
+    void flush(Worker& worker);
+    void receive(xen::Domid domid);
+    void lose(xen::Domid domid, std::string why);
+    void end_process(const Worker& worker);
+
+    EventLoop& loop_;
+    const Config& config_;
+    Events events_;
+    UniqueFd listener_;
+    std::map<xen::Domid, std::unique_ptr<Worker>> workers_;
+    std::map<int, Stranger> strangers_;
+    std::map<int, UniqueFd> children_;  // pidfds
+};
+
+}  // namespace ringback::blk
