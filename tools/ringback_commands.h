@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The subcommands of `ringback`. Each prints to standard output, errors to standard error, and returns the exit code.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "tools/ringback_client.h"
+
+namespace ringback::tools {
+
+int status(const std::string& socket, const std::string& guest, bool json);
+// `bytes` 0: look at the storage again.
+int resize(const std::string& socket, const std::string& guest, const std::string& vdev, uint64_t bytes);
+int doctor(const std::string& socket);
+
+// "20.0 GiB"
+[[nodiscard]] std::string human_size(uint64_t bytes);
+
+}  // namespace ringback::tools

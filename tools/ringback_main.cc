@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ringback: what an administrator asks a host that runs Ringback. Exit code 0: done; 1: failed, or something is wrong; 2:
+// called wrongly.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+
+#include "tools/ringback_commands.h"
+#include "tools/ringback_hotplug.h"
+
+using namespace ringback;
+
+int main(int argc, char** argv) {
+    CLI::App app("Looks after the virtual disks of Xen guests that Ringback serves.", "ringback");
+    app.set_version_flag("--version", std::string("ringback ") + RINGBACK_VERSION);
+    app.require_subcommand(1);
+    std::string socket = tools::kControlSocket;
+    app.add_option("--socket", socket, "Control socket of blkbackd")->envname("RINGBACK_SOCKET")->capture_default_str();
+
+    std::string guest;
+    bool json = false;
+    CLI::App* status = app.add_subcommand("status", "Shows guests and their disks");
+    status->add_option("GUEST", guest, "Only this guest: its name, domid or UUID");
+    status->add_flag("--json", json, "As JSON");
+
+    CLI::App* doctor = app.add_subcommand(
+        "doctor", "Says whether this host is ready, what is wrong and what mends it; ends with 1 if something is");
+
+    CLI::App* disk = app.add_subcommand("disk", "Changes a disk that is in use");
+    disk->require_subcommand(1);
+    CLI::App* resize = disk->add_subcommand("resize", "Grows a disk; its guest sees the new size at once");
+    std::string vdev;
+    uint64_t size = 0;
+    resize->add_option("GUEST", guest, "The guest: its name, domid or UUID")->required();
+    resize->add_option("VDEV", vdev, "The disk as the guest's configuration has it: xvda")->required();
+    resize
+        ->add_option("SIZE", size,
+                     "New size of a file, in bytes or with K, M, G, T (powers of 1024). Without it the storage has grown "
+                     "already (a volume after lvextend) and is looked at again")
+        ->transform(CLI::AsSizeValue(false))
+        ->check(CLI::Range(uint64_t{512}, uint64_t{1} << 62));
+
+    std::string action;
+    CLI::App* hotplug = app.add_subcommand("hotplug", "")->group("");  // hidden: for the script block-ringback
+    hotplug->add_option("ACTION", action)->required()->check(CLI::IsMember({"add", "remove"}));
+
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : 2;
+    }
+    if (status->parsed()) return tools::status(socket, guest, json);
+    if (doctor->parsed()) return tools::doctor(socket);
+    if (resize->parsed()) return tools::resize(socket, guest, vdev, size);
+    const char* path = std::getenv("XENBUS_PATH");
+    return tools::hotplug(action, path == nullptr ? "" : path, socket);
+}
