@@ -29,7 +29,7 @@ uint32_t power_of_two_within(uint64_t value, uint32_t low, uint32_t high) {
 
 // The smallest alignment of offset and length, and of memory, that a direct read accepts.
 Result<void> probe_by_reading(const File& file, RawLayout& layout) {
-    alignas(kPage) static thread_local std::array<char, size_t{2} * kPage> memory;
+    alignas(kPage) std::array<char, size_t{2} * kPage> memory;
     const int fd = file.fd.get();
     uint32_t unit = kSectorSize;
     while (unit <= kPage && pread(fd, memory.data(), unit, 0) < 0 && errno == EINVAL)

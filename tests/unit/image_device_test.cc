@@ -108,6 +108,82 @@ TEST_CASE("device: neighbours inside one block of 4096 do not lose each other's 
     CHECK(std::memcmp(back.get(), data.get(), kMiB) == 0);
 }
 
+TEST_CASE("device: a sector written over a larger write under way costs that write nothing else") {
+    TempDir dir;
+    const UniqueFd backing = backing_file(dir.file("disk", 8 * kMiB));
+    const LoopDevice loop(backing.get(), 4096);
+    NEEDS_LOOP(loop);
+    Disk disk(loop.path(), true, true);
+    Memory data = memory(8 * kMiB);
+    Memory back = memory(8 * kMiB);
+    fill(data.get(), 8 * kMiB, 14);
+    Memory sector = memory(512);
+    fill(sector.get(), 512, 15);
+    std::vector<std::unique_ptr<Request>> requests;
+    std::vector<Io*> batch;
+    const auto add = [&](uint64_t at, std::byte* from, size_t bytes) {
+        requests.push_back(std::make_unique<Request>(Op::write, at, std::vector<iovec>{{from, bytes}}));
+        batch.push_back(requests.back().get());
+    };
+    for (uint64_t at = 0; at < 8 * kMiB; at += kMiB / 4) {
+        add(at, data.get() + at, kMiB / 4);
+        add(at + kMiB / 4 - 1024, sector.get(), 512);
+    }
+    disk.image->submit(batch);
+    for (const auto& request : requests) {
+        disk.wait(*request);
+        REQUIRE(request->result == 0);
+    }
+    REQUIRE(disk.transfer(Op::read, 0, back.get(), 8 * kMiB) == 0);
+    size_t wrong = 0;
+    for (uint64_t at = 0; at < 8 * kMiB; at += 512) {
+        if (at % (kMiB / 4) == kMiB / 4 - 1024) continue;  // either of the two
+        if (std::memcmp(back.get() + at, data.get() + at, 512) != 0) ++wrong;
+    }
+    CHECK(wrong == 0);
+}
+
+TEST_CASE("device: a file on a file system with blocks of 4096 bytes") {
+    TempDir dir;
+    const UniqueFd backing = backing_file(dir.file("disk", 64 * kMiB));
+    const LoopDevice loop(backing.get(), 4096);
+    NEEDS_LOOP(loop);
+    if (std::system(("mkfs.ext4 -q -F " + loop.path() + " >/dev/null 2>&1").c_str()) != 0) {
+        SKIP("mkfs.ext4 does not work here (package e2fsprogs)");
+    }
+    const std::string at = dir.path() + "/mounted";
+    REQUIRE(mkdir(at.c_str(), 0700) == 0);
+    if (mount(loop.path().c_str(), at.c_str(), "ext4", 0, "") != 0) SKIP("ext4 cannot be mounted here");
+    const auto create = [&](const char* name, uint64_t bytes) {
+        UniqueFd fd(::open((at + "/" + name).c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_DIRECT, 0600));
+        if (fd && ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) fd.reset();
+        return File{std::move(fd), true, true, name};
+    };
+    File whole = create("whole", 8 * kMiB);
+    File odd = create("odd", 8 * kMiB + 512);
+    const int odd_fd = odd.fd.get();
+    REQUIRE(umount2(at.c_str(), MNT_DETACH) == 0);  // ends with the files
+    REQUIRE((whole.fd && odd.fd));
+    {
+        Disk disk;
+        disk.image =
+            std::move(open_image("raw", std::move(whole), disk.opener, *disk.reactor, {.writable = true}))
+                .value();
+        CHECK(disk.image->geometry().logical_block == 4096);
+        hammer(disk, 16, 8);
+    }
+    // The last sector of this one cannot be written directly without making the file longer.
+    Disk disk;
+    disk.image =
+        std::move(open_image("raw", std::move(odd), disk.opener, *disk.reactor, {.writable = true})).value();
+    CHECK(disk.image->geometry().bytes == 8 * kMiB + 512);
+    CHECK((fcntl(odd_fd, F_GETFL) & O_DIRECT) == 0);
+    hammer(disk, 17, 8);
+    struct stat about {};
+    REQUIRE(fstat(odd_fd, &about) == 0);
+    CHECK(about.st_size == 8 * kMiB + 512);
+}
+
 TEST_CASE("device: discards on a block device free the storage, many at once") {
     TempDir dir;
     for (const uint32_t block : {512U, 4096U}) {
