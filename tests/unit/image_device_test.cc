@@ -108,39 +108,34 @@ TEST_CASE("device: neighbours inside one block of 4096 do not lose each other's 
     CHECK(std::memcmp(back.get(), data.get(), kMiB) == 0);
 }
 
-TEST_CASE("device: a sector written over a larger write under way costs that write nothing else") {
+TEST_CASE("device: a read-modify-write runs alone, between what came before and after it") {
+    // A loop device serves its requests one after the other, so the race itself cannot be provoked on it:
+    // what the image has in the kernel at each moment is looked at instead.
     TempDir dir;
-    const UniqueFd backing = backing_file(dir.file("disk", 8 * kMiB));
+    const UniqueFd backing = backing_file(dir.file("disk", kMiB));
     const LoopDevice loop(backing.get(), 4096);
     NEEDS_LOOP(loop);
     Disk disk(loop.path(), true, true);
-    Memory data = memory(8 * kMiB);
-    Memory back = memory(8 * kMiB);
-    fill(data.get(), 8 * kMiB, 14);
-    Memory sector = memory(512);
-    fill(sector.get(), 512, 15);
-    std::vector<std::unique_ptr<Request>> requests;
-    std::vector<Io*> batch;
-    const auto add = [&](uint64_t at, std::byte* from, size_t bytes) {
-        requests.push_back(std::make_unique<Request>(Op::write, at, std::vector<iovec>{{from, bytes}}));
-        batch.push_back(requests.back().get());
-    };
-    for (uint64_t at = 0; at < 8 * kMiB; at += kMiB / 4) {
-        add(at, data.get() + at, kMiB / 4);
-        add(at + kMiB / 4 - 1024, sector.get(), 512);
-    }
+    Memory data = memory(16384);
+    fill(data.get(), 16384, 14);
+    Request before(Op::write, 0, std::vector<iovec>{{data.get(), 8192}});
+    Request sector(Op::write, 512, std::vector<iovec>{{data.get() + 8192, 512}});
+    Request after(Op::write, 0, std::vector<iovec>{{data.get() + 12288, 4096}});
+    std::vector<Io*> batch{&before, &sector, &after};
     disk.image->submit(batch);
-    for (const auto& request : requests) {
-        disk.wait(*request);
-        REQUIRE(request->result == 0);
+    CHECK(disk.reactor->in_flight() == 1);
+    disk.wait(before);
+    while (sector.answers == 0) {
+        CHECK(disk.reactor->in_flight() == 1);
+        CHECK(after.answers == 0);
+        disk.reactor->turn(true);
     }
-    REQUIRE(disk.transfer(Op::read, 0, back.get(), 8 * kMiB) == 0);
-    size_t wrong = 0;
-    for (uint64_t at = 0; at < 8 * kMiB; at += 512) {
-        if (at % (kMiB / 4) == kMiB / 4 - 1024) continue;  // either of the two
-        if (std::memcmp(back.get() + at, data.get() + at, 512) != 0) ++wrong;
-    }
-    CHECK(wrong == 0);
+    disk.wait(after);
+    CHECK((before.result == 0 && sector.result == 0 && after.result == 0));
+    Memory back = memory(8192);
+    REQUIRE(disk.transfer(Op::read, 0, back.get(), 8192) == 0);
+    CHECK(std::memcmp(back.get(), data.get() + 12288, 4096) == 0);
+    CHECK(std::memcmp(back.get() + 4096, data.get() + 4096, 4096) == 0);
 }
 
 TEST_CASE("device: a file on a file system with blocks of 4096 bytes") {
