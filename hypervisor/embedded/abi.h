@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the embedded core and its clients (the drop-in libraries, the guest API, corectl) share: the messages on the
-// hypercall sockets and the layout of a domain's shared memory. Both ends come from the same build, so there is no
-// versioning beyond one number checked when a client says hello.
+// What the embedded core and its clients (the drop-in libraries, the guest API, corectl) share: the messages
+// on the hypercall sockets and the layout of a domain's shared memory. Both ends come from the same build, so
+// there is no versioning beyond one number checked when a client says hello.
 //
 // A domain has two memory files. `memory` holds its pages: frame n lives at n * 4096. `shared` starts with a
-// DomainShared header, then the grant table (8 bytes an entry, as Xen's version 1), then one byte a frame that says
-// whether the frame is populated.
+// DomainShared header, then the grant table (8 bytes an entry, as Xen's version 1), then one byte a frame
+// that says whether the frame is populated.
 //
-// Why copies need no lock and no call: whoever copies first publishes the reference in its CopySlot (a hazard), then
-// reads the entry. Whoever takes a grant or a page away first changes the entry, then reads all hazards. Both sides
-// are sequentially consistent, so at least one of them sees the other. A copier that is killed leaves a hazard behind;
-// the core clears it when the client's socket closes. A lock would have been held by a dead or stopped process.
+// Why copies need no lock and no call: whoever copies first publishes the reference in its CopySlot (a
+// hazard), then reads the entry. Whoever takes a grant or a page away first changes the entry, then reads all
+// hazards. Both sides are sequentially consistent, so at least one of them sees the other. A copier that is
+// killed leaves a hazard behind; the core clears it when the client's socket closes. A lock would have been
+// held by a dead or stopped process.
 #pragma once
 
 #include <atomic>
@@ -22,8 +23,9 @@ namespace ringback::xen::embedded {
 
 inline constexpr std::uint32_t kAbiVersion = 1;
 inline constexpr std::uint32_t kPageSize = 4096;
-inline constexpr std::uint32_t kGrantEntries = 32768;  // 64 frames of 512 entries: Xen's default gnttab_max_frames
-inline constexpr std::uint32_t kReservedRefs = 8;      // Xen keeps the first entries for console and store
+inline constexpr std::uint32_t kGrantEntries =
+    32768;  // 64 frames of 512 entries: Xen's default gnttab_max_frames
+inline constexpr std::uint32_t kReservedRefs = 8;  // Xen keeps the first entries for console and store
 inline constexpr std::uint32_t kCopySlots = 128;
 inline constexpr std::uint32_t kMaxMessage = 200 * 1024;  // below the default socket buffer
 inline constexpr std::uint32_t kMaxBatch = 16384;         // grants in one map call
@@ -34,35 +36,37 @@ inline constexpr std::uint16_t kFirstReservedDomid = 0x7FF0;
 
 enum class Op : std::uint32_t {
     hello = 1,
-    attach_domain,   // args: domid -> values: slot, pages; fds: memory, shared
-    detach_domain,   // args: domid
-    map_grants,      // args: count, writable; payload: GrantName[count] -> values: mapping; payload: u32 frame[count]
-    unmap,           // args: mapping
-    unmap_notify,    // args: mapping, byte offset or -1, port or -1
-    page_notify,     // args: own frame, byte offset or -1, port or -1: done when called with -1 and -1, or at death
-    alloc_pages,     // args: count -> values: first frame
-    free_pages,      // args: first frame, count
-    alloc_refs,      // args: count -> payload: u32 ref[count]
-    free_refs,       // payload: u32 ref[]
-    populate,        // args: pages -> values: current pages
-    decrease,        // args: pages (taken from the free ones), or frame list in the payload -> values: current
-    alloc_unbound,   // args: remote domid -> values: port; fds: in, out
+    attach_domain,  // args: domid -> values: slot, pages; fds: memory, shared
+    detach_domain,  // args: domid
+    map_grants,     // args: count, writable; payload: GrantName[count] -> values: mapping; payload: u32
+                    // frame[count]
+    unmap,          // args: mapping
+    unmap_notify,   // args: mapping, byte offset or -1, port or -1
+    page_notify,    // args: own frame, byte offset or -1, port or -1: done when called with -1 and -1, or at
+                    // death
+    alloc_pages,    // args: count -> values: first frame
+    free_pages,     // args: first frame, count
+    alloc_refs,     // args: count -> payload: u32 ref[count]
+    free_refs,      // payload: u32 ref[]
+    populate,       // args: pages -> values: current pages
+    decrease,       // args: pages (taken from the free ones), or frame list in the payload -> values: current
+    alloc_unbound,  // args: remote domid -> values: port; fds: in, out
     bind_interdomain,  // args: remote domid, remote port -> values: port, counter; fds: in, out
-    close_port,      // args: port
-    restrict_evtchn,  // args: domid
-    vcpu_set,        // args: domid, vcpu, online
-    shutdown,        // args: domid, reason
-    resume,          // args: domid
-    pause,           // args: domid, paused
-    create_domain,   // payload: JSON -> values: domid
-    destroy_domain,  // args: domid
-    rename_domain,   // args: domid; payload: name
-    set_max_pages,   // args: domid, pages
-    domain_info,     // args: domid -> payload: JSON
-    list_domains,    // -> payload: JSON
-    counters,        // -> payload: JSON
-    inject,          // payload: JSON -> payload: JSON
-    count_           // not an operation
+    close_port,        // args: port
+    restrict_evtchn,   // args: domid
+    vcpu_set,          // args: domid, vcpu, online
+    shutdown,          // args: domid, reason
+    resume,            // args: domid
+    pause,             // args: domid, paused
+    create_domain,     // payload: JSON -> values: domid
+    destroy_domain,    // args: domid
+    rename_domain,     // args: domid; payload: name
+    set_max_pages,     // args: domid, pages
+    domain_info,       // args: domid -> payload: JSON
+    list_domains,      // -> payload: JSON
+    counters,          // -> payload: JSON
+    inject,            // payload: JSON -> payload: JSON
+    count_             // not an operation
 };
 
 struct Request {
@@ -90,7 +94,8 @@ enum class ShutdownReason : std::uint32_t { poweroff = 0, reboot = 1, suspend = 
 
 enum class DomainState : std::uint32_t { alive = 1, dying = 2 };
 
-// One per (client, domain) pair that copies. Written by that client only, read and at the end summed by the core.
+// One per (client, domain) pair that copies. Written by that client only, read and at the end summed by the
+// core.
 struct alignas(64) CopySlot {
     std::atomic<std::uint64_t> source;  // reference + 1 while it is being copied from, else 0
     std::atomic<std::uint64_t> dest;
@@ -128,14 +133,24 @@ inline constexpr std::uint64_t kTypeMask = 3;
 constexpr std::uint64_t make_entry(std::uint32_t frame, std::uint16_t domid, std::uint16_t flags) {
     return std::uint64_t{flags} | (std::uint64_t{domid} << 16) | (std::uint64_t{frame} << 32);
 }
-constexpr std::uint16_t entry_flags(std::uint64_t e) { return static_cast<std::uint16_t>(e); }
-constexpr std::uint16_t entry_domid(std::uint64_t e) { return static_cast<std::uint16_t>(e >> 16); }
-constexpr std::uint32_t entry_frame(std::uint64_t e) { return static_cast<std::uint32_t>(e >> 32); }
+constexpr std::uint16_t entry_flags(std::uint64_t e) {
+    return static_cast<std::uint16_t>(e);
+}
+constexpr std::uint16_t entry_domid(std::uint64_t e) {
+    return static_cast<std::uint16_t>(e >> 16);
+}
+constexpr std::uint32_t entry_frame(std::uint64_t e) {
+    return static_cast<std::uint32_t>(e >> 32);
+}
 
-constexpr std::size_t round_to_page(std::size_t n) { return (n + kPageSize - 1) / kPageSize * kPageSize; }
+constexpr std::size_t round_to_page(std::size_t n) {
+    return (n + kPageSize - 1) / kPageSize * kPageSize;
+}
 inline constexpr std::size_t kGrantTableOffset = round_to_page(sizeof(DomainShared));
 inline constexpr std::size_t kPopulatedOffset = kGrantTableOffset + kGrantEntries * sizeof(GrantEntry);
-constexpr std::size_t shared_size(std::uint32_t frames) { return round_to_page(kPopulatedOffset + frames); }
+constexpr std::size_t shared_size(std::uint32_t frames) {
+    return round_to_page(kPopulatedOffset + frames);
+}
 
 inline GrantEntry* grant_table(DomainShared* shared) {
     return reinterpret_cast<GrantEntry*>(reinterpret_cast<char*>(shared) + kGrantTableOffset);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A client's view of one domain: its memory and its shared page, mapped once and kept until the domain dies. Used by
-// the drop-in grant library and by the guest API.
+// A client's view of one domain: its memory and its shared page, mapped once and kept until the domain dies.
+// Used by the drop-in grant library and by the guest API.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct Attachment {
     DomainShared* shared() const { return shared_page.as<DomainShared>(); }
     CopySlot& copy_slot() const { return shared()->slots[slot]; }
     bool alive() const {
-        return shared()->state.load(std::memory_order_acquire) == static_cast<std::uint32_t>(DomainState::alive);
+        return shared()->state.load(std::memory_order_acquire) ==
+               static_cast<std::uint32_t>(DomainState::alive);
     }
     // Attaches `domid` over `core`; null and an errno in `error` if that fails.
     static std::unique_ptr<Attachment> make(CoreConnection& core, std::uint16_t domid, int& error);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// See connection.h. Messages travel over SOCK_SEQPACKET, so a short read cannot happen and a reply cannot be split.
+// See connection.h. Messages travel over SOCK_SEQPACKET, so a short read cannot happen and a reply cannot be
+// split.
 #include "hypervisor/embedded/connection.h"
 
 #include <sys/socket.h>

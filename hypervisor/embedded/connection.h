@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A client's end of a hypercall socket. One request, one reply; a mutex keeps calls of different threads apart, since
-// the libraries it serves promise nothing less. The core answers each call at once, so a call that takes longer than
-// kCallTimeout means that the core is stopped or gone, and fails instead of hanging its caller for ever.
+// A client's end of a hypercall socket. One request, one reply; a mutex keeps calls of different threads
+// apart, since the libraries it serves promise nothing less. The core answers each call at once, so a call
+// that takes longer than kCallTimeout means that the core is stopped or gone, and fails instead of hanging
+// its caller for ever.
 #pragma once
 
 #include <cstdint>

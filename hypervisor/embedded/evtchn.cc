@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Drop-in libxenevtchn.so.1: Xen's ABI (xenevtchn.h) over the embedded core. A handle's descriptor is an epoll of its
-// ports' eventfds, each armed for one event: a port that has fired stays masked until it is written back with
-// xenevtchn_unmask, as with /dev/xen/evtchn, and what arrives meanwhile is delivered then. A notification is one write
-// to the peer's eventfd, with no call to the core.
+// Drop-in libxenevtchn.so.1: Xen's ABI (xenevtchn.h) over the embedded core. A handle's descriptor is an
+// epoll of its ports' eventfds, each armed for one event: a port that has fired stays masked until it is
+// written back with xenevtchn_unmask, as with /dev/xen/evtchn, and what arrives meanwhile is delivered then.
+// A notification is one write to the peer's eventfd, with no call to the core.
 //
 // The descriptor can be polled but not read or written directly, and cannot be handed to xenevtchn_fdopen.
 extern "C" {
@@ -156,9 +156,13 @@ int xenevtchn_close(xenevtchn_handle* xce) {
     return 0;
 }
 
-int xenevtchn_fd(xenevtchn_handle* xce) { return xce->fd(); }
+int xenevtchn_fd(xenevtchn_handle* xce) {
+    return xce->fd();
+}
 
-int xenevtchn_notify(xenevtchn_handle* xce, evtchn_port_t port) { return xce->notify(port); }
+int xenevtchn_notify(xenevtchn_handle* xce, evtchn_port_t port) {
+    return xce->notify(port);
+}
 
 xenevtchn_port_or_error_t xenevtchn_bind_unbound_port(xenevtchn_handle* xce, uint32_t domid) {
     return xce->bind(Op::alloc_unbound, domid, 0);
@@ -175,12 +179,20 @@ xenevtchn_port_or_error_t xenevtchn_bind_virq(xenevtchn_handle*, unsigned int) {
     return -1;
 }
 
-int xenevtchn_unbind(xenevtchn_handle* xce, evtchn_port_t port) { return xce->unbind(port); }
+int xenevtchn_unbind(xenevtchn_handle* xce, evtchn_port_t port) {
+    return xce->unbind(port);
+}
 
-xenevtchn_port_or_error_t xenevtchn_pending(xenevtchn_handle* xce) { return xce->pending(); }
+xenevtchn_port_or_error_t xenevtchn_pending(xenevtchn_handle* xce) {
+    return xce->pending();
+}
 
-int xenevtchn_unmask(xenevtchn_handle* xce, evtchn_port_t port) { return xce->unmask(port); }
+int xenevtchn_unmask(xenevtchn_handle* xce, evtchn_port_t port) {
+    return xce->unmask(port);
+}
 
-int xenevtchn_restrict(xenevtchn_handle* xce, domid_t domid) { return xce->restrict_to(domid); }
+int xenevtchn_restrict(xenevtchn_handle* xce, domid_t domid) {
+    return xce->restrict_to(domid);
+}
 
 }  // extern "C"

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The file descriptors and mappings of the embedded core and of the drop-in libraries. These libraries are loaded
-// into other people's backends, so they link nothing of ours; that is why they do not use runtime/'s types.
+// The file descriptors and mappings of the embedded core and of the drop-in libraries. These libraries are
+// loaded into other people's backends, so they link nothing of ours; that is why they do not use runtime/'s
+// types.
 #pragma once
 
 #include <sys/mman.h>

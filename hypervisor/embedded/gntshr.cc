@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The granting half of the drop-in libxengnttab.so.1 (xengntshr_*): pages of the caller's own domain, shared with
-// another one. A page that the other side still maps when it is unshared is not given back: neither the page nor its
-// reference can be used again, as with Linux's gntalloc until the peer lets go.
+// The granting half of the drop-in libxengnttab.so.1 (xengntshr_*): pages of the caller's own domain, shared
+// with another one. A page that the other side still maps when it is unshared is not given back: neither the
+// page nor its reference can be used again, as with Linux's gntalloc until the peer lets go.
 extern "C" {
 #include <xengnttab.h>
 }
@@ -23,7 +23,8 @@ namespace {
 class ShareHandle {
   public:
     ~ShareHandle() {
-        while (!shares_.empty()) end(shares_.begin());
+        while (!shares_.empty())
+            end(shares_.begin());
     }
 
     int open() {
@@ -34,8 +35,8 @@ class ShareHandle {
     }
     int fd() const { return core_.fd(); }
 
-    void* share(std::uint32_t domid, std::uint32_t count, std::uint32_t* refs, bool writable, std::int64_t byte,
-                std::int64_t port) {
+    void* share(std::uint32_t domid, std::uint32_t count, std::uint32_t* refs, bool writable,
+                std::int64_t byte, std::int64_t port) {
         if (count == 0 || domid >= kFirstReservedDomid || byte >= kPageSize) {
             errno = EINVAL;
             return nullptr;
@@ -108,14 +109,17 @@ class ShareHandle {
 }  // namespace
 }  // namespace ringback::xen::embedded
 
-// xengntdev_handle is also the type of a sharing handle in Xen's header; the two kinds are never mixed by a caller.
+// xengntdev_handle is also the type of a sharing handle in Xen's header; the two kinds are never mixed by a
+// caller.
 namespace {
 
 ringback::xen::embedded::ShareHandle* share_handle(xengntshr_handle* xgs) {
     return reinterpret_cast<ringback::xen::embedded::ShareHandle*>(xgs);
 }
 
-std::int64_t or_none(std::uint32_t value) { return value == UINT32_MAX ? -1 : std::int64_t{value}; }
+std::int64_t or_none(std::uint32_t value) {
+    return value == UINT32_MAX ? -1 : std::int64_t{value};
+}
 
 }  // namespace
 
@@ -135,7 +139,9 @@ int xengntshr_close(xengntshr_handle* xgs) {
     return 0;
 }
 
-int xengntshr_fd(xengntshr_handle* xgs) { return share_handle(xgs)->fd(); }
+int xengntshr_fd(xengntshr_handle* xgs) {
+    return share_handle(xgs)->fd();
+}
 
 void* xengntshr_share_pages(xengntshr_handle* xgs, uint32_t domid, int count, uint32_t* refs, int writable) {
     if (count <= 0) {
@@ -147,7 +153,8 @@ void* xengntshr_share_pages(xengntshr_handle* xgs, uint32_t domid, int count, ui
 
 void* xengntshr_share_page_notify(xengntshr_handle* xgs, uint32_t domid, uint32_t* ref, int writable,
                                   uint32_t notify_offset, evtchn_port_t notify_port) {
-    return share_handle(xgs)->share(domid, 1, ref, writable != 0, or_none(notify_offset), or_none(notify_port));
+    return share_handle(xgs)->share(domid, 1, ref, writable != 0, or_none(notify_offset),
+                                    or_none(notify_port));
 }
 
 int xengntshr_unshare(xengntshr_handle* xgs, void* start_address, uint32_t count) {

@@ -22,7 +22,8 @@ class GrantHandle {
     int open() { return core_.open(CoreConnection::default_domid()); }
     int fd() const { return core_.fd(); }
     // As the functions of xengnttab.h: null or -1 and errno on failure.
-    void* map(std::uint32_t count, const GrantName* names, int prot, std::int64_t notify_byte, std::int64_t notify_port);
+    void* map(std::uint32_t count, const GrantName* names, int prot, std::int64_t notify_byte,
+              std::int64_t notify_port);
     int unmap(void* address, std::uint32_t count);
     int copy(std::uint32_t count, xengnttab_grant_copy_segment_t* segments);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The granting side of a grant table, without a call to the core: writing an entry, and taking it back as Linux's
-// gnttab_end_foreign_access_ref does. See abi.h for the agreement with those who copy.
+// The granting side of a grant table, without a call to the core: writing an entry, and taking it back as
+// Linux's gnttab_end_foreign_access_ref does. See abi.h for the agreement with those who copy.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,8 @@
 
 namespace ringback::xen::embedded {
 
-inline void grant(DomainShared* shared, std::uint32_t ref, std::uint16_t domid, std::uint32_t frame, bool readonly) {
+inline void grant(DomainShared* shared, std::uint32_t ref, std::uint16_t domid, std::uint32_t frame,
+                  bool readonly) {
     grant_table(shared)[ref].store(
         make_entry(frame, domid, static_cast<std::uint16_t>(kPermitAccess | (readonly ? kReadOnly : 0))),
         std::memory_order_release);

@@ -66,11 +66,14 @@ Result<std::uint32_t> Guest::alloc_pages(std::uint32_t count) {
     return static_cast<std::uint32_t>(result.values[0]);
 }
 
-void Guest::free_pages(std::uint32_t first, std::uint32_t count) { core_->call(Op::free_pages, {first, count}); }
+void Guest::free_pages(std::uint32_t first, std::uint32_t count) {
+    core_->call(Op::free_pages, {first, count});
+}
 
 Result<std::vector<std::uint32_t>> Guest::alloc_refs(std::uint32_t count) {
     CallResult result = core_->call(Op::alloc_refs, {count});
-    if (result.error != 0) return os_error(result.error, "reserve " + std::to_string(count) + " grant references");
+    if (result.error != 0)
+        return os_error(result.error, "reserve " + std::to_string(count) + " grant references");
     const std::uint32_t* refs = result.items<std::uint32_t>();
     return std::vector<std::uint32_t>(refs, refs + result.count(sizeof *refs));
 }
@@ -83,7 +86,9 @@ void Guest::grant_at(std::uint32_t ref, std::uint32_t frame, std::uint16_t to, b
     embedded::grant(own_->shared(), ref, to, frame, readonly);
 }
 
-bool Guest::end_access(std::uint32_t ref) const { return revoke(own_->shared(), ref); }
+bool Guest::end_access(std::uint32_t ref) const {
+    return revoke(own_->shared(), ref);
+}
 
 Result<std::uint32_t> Guest::grant(std::uint32_t frame, std::uint16_t to, bool readonly) {
     std::vector<std::uint32_t> refs = TRY(alloc_refs(1));
@@ -104,7 +109,9 @@ Result<GuestPort> Guest::bind(Op op, std::uint16_t remote, std::uint32_t remote_
     return port;
 }
 
-Result<GuestPort> Guest::alloc_unbound_port(std::uint16_t remote) { return bind(Op::alloc_unbound, remote, 0); }
+Result<GuestPort> Guest::alloc_unbound_port(std::uint16_t remote) {
+    return bind(Op::alloc_unbound, remote, 0);
+}
 
 Result<GuestPort> Guest::bind_interdomain(std::uint16_t remote, std::uint32_t remote_port) {
     return bind(Op::bind_interdomain, remote, remote_port);
@@ -113,13 +120,18 @@ Result<GuestPort> Guest::bind_interdomain(std::uint16_t remote, std::uint32_t re
 Result<std::uint32_t> Guest::reservation(Op op, std::int64_t pages) {
     CallResult result = core_->call(op, {pages});
     if (result.error != 0)
-        return os_error(result.error, (op == Op::populate ? "populate " : "give back ") + std::to_string(pages) + " pages");
+        return os_error(result.error,
+                        (op == Op::populate ? "populate " : "give back ") + std::to_string(pages) + " pages");
     return static_cast<std::uint32_t>(result.values[0]);
 }
 
-Result<std::uint32_t> Guest::populate(std::uint32_t pages) { return reservation(Op::populate, pages); }
+Result<std::uint32_t> Guest::populate(std::uint32_t pages) {
+    return reservation(Op::populate, pages);
+}
 
-Result<std::uint32_t> Guest::decrease(std::uint32_t pages) { return reservation(Op::decrease, pages); }
+Result<std::uint32_t> Guest::decrease(std::uint32_t pages) {
+    return reservation(Op::decrease, pages);
+}
 
 Result<std::uint32_t> Guest::balloon_out(std::uint32_t frame) {
     CallResult result = core_->call(Op::decrease, {}, &frame, sizeof frame);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The guest's side of the embedded core, for what Xen's toolstack libraries lack because a guest's kernel does it: use
-// the domain's own pages, grant them, take grants back, allocate ports for a backend to bind to. Made cheap enough that
-// a load generator can live in one process with a backend: grant_at(), end_access(), notify() and clear() make no call
-// to the core; the first two are a few memory accesses, the last two one system call each.
+// The guest's side of the embedded core, for what Xen's toolstack libraries lack because a guest's kernel
+// does it: use the domain's own pages, grant them, take grants back, allocate ports for a backend to bind to.
+// Made cheap enough that a load generator can live in one process with a backend: grant_at(), end_access(),
+// notify() and clear() make no call to the core; the first two are a few memory accesses, the last two one
+// system call each.
 //
-// Thread: a Guest has one owner, except that page(), grant_at() and end_access() may be called from any thread. For
-// more, connect the same domain several times: pages and references are given out by the core and never collide.
+// Thread: a Guest has one owner, except that page(), grant_at() and end_access() may be called from any
+// thread. For more, connect the same domain several times: pages and references are given out by the core and
+// never collide.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +60,8 @@ class Guest {
     void free_pages(std::uint32_t first, std::uint32_t count);
     char* page(std::uint32_t frame) const { return own_->memory.bytes() + std::size_t{frame} * kPageSize; }
     std::uint32_t frame_of(const void* address) const {
-        return static_cast<std::uint32_t>((static_cast<const char*>(address) - own_->memory.bytes()) / kPageSize);
+        return static_cast<std::uint32_t>((static_cast<const char*>(address) - own_->memory.bytes()) /
+                                          kPageSize);
     }
 
     // Reserves references; grant_at() then uses them as often as it likes.
@@ -73,11 +76,13 @@ class Guest {
     Result<GuestPort> alloc_unbound_port(std::uint16_t remote);
     Result<GuestPort> bind_interdomain(std::uint16_t remote, std::uint32_t remote_port);
 
-    // Memory reservation. EBUSY: the page is mapped by somebody. ENOMEM: above the domain's maximum, or the host's.
+    // Memory reservation. EBUSY: the page is mapped by somebody. ENOMEM: above the domain's maximum, or the
+    // host's.
     Result<std::uint32_t> populate(std::uint32_t pages);
     Result<std::uint32_t> decrease(std::uint32_t pages);
     Result<std::uint32_t> balloon_out(std::uint32_t frame);
-    // What a balloon driver does on a change of memory/target: goes there as far as it can. Returns the pages it has.
+    // What a balloon driver does on a change of memory/target: goes there as far as it can. Returns the pages
+    // it has.
     Result<std::uint32_t> follow_memory_target(std::uint64_t target_kib);
 
     Result<void> set_vcpu(std::uint32_t vcpu, bool online);

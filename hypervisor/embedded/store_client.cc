@@ -3,17 +3,15 @@
 // See store_client.h. Protocol: Xen's public/io/xs_wire.h.
 #include "hypervisor/embedded/store_client.h"
 
-#include <cerrno>  // xs_wire.h wants the errors first
-
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <xen/io/xs_wire.h>
 
 #include <chrono>
 #include <cstring>
 
 #include "hypervisor/embedded/connection.h"
+#include "hypervisor/embedded/xs_wire.h"
 
 namespace ringback::xen::embedded {
 namespace {
@@ -63,7 +61,8 @@ Result<StoreClient> StoreClient::open(std::uint16_t domid) {
 Result<StoreClient> StoreClient::open(const std::string& socket_path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    if (socket_path.size() >= sizeof address.sun_path) return os_error(ENAMETOOLONG, "connect to " + socket_path);
+    if (socket_path.size() >= sizeof address.sun_path)
+        return os_error(ENAMETOOLONG, "connect to " + socket_path);
     std::memcpy(address.sun_path, socket_path.c_str(), socket_path.size() + 1);
     StoreClient client;
     client.socket_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -107,8 +106,8 @@ void StoreClient::take_messages() {
     in_.erase(0, at);
 }
 
-Result<std::string> StoreClient::ask(std::uint32_t type, std::string_view payload, std::uint32_t tx, const char* what,
-                                     const std::string& path) {
+Result<std::string> StoreClient::ask(std::uint32_t type, std::string_view payload, std::uint32_t tx,
+                                     const char* what, const std::string& path) {
     const std::string tried = std::string("store: ") + what + " " + path;
     if (payload.size() > XENSTORE_PAYLOAD_MAX) return os_error(E2BIG, tried);
     xsd_sockmsg header{type, next_request_++, tx, static_cast<std::uint32_t>(payload.size())};
@@ -187,10 +186,11 @@ Result<std::vector<std::string>> StoreClient::permissions(const std::string& pat
     return split(TRY(ask(XS_GET_PERMS, terminated(path), tx, "permissions of", path)));
 }
 
-Result<void> StoreClient::set_permissions(const std::string& path, const std::vector<std::string>& permissions,
-                                          std::uint32_t tx) {
+Result<void> StoreClient::set_permissions(const std::string& path,
+                                          const std::vector<std::string>& permissions, std::uint32_t tx) {
     std::string payload = terminated(path);
-    for (const std::string& permission : permissions) payload += terminated(permission);
+    for (const std::string& permission : permissions)
+        payload += terminated(permission);
     return drop_value(ask(XS_SET_PERMS, payload, tx, "set permissions of", path));
 }
 
@@ -281,7 +281,8 @@ Result<void> StoreClient::introduce(std::uint16_t domid) {
 }
 
 Result<void> StoreClient::release(std::uint16_t domid) {
-    return drop_value(ask(XS_RELEASE, terminated(std::to_string(domid)), 0, "release domain", std::to_string(domid)));
+    return drop_value(
+        ask(XS_RELEASE, terminated(std::to_string(domid)), 0, "release domain", std::to_string(domid)));
 }
 
 }  // namespace ringback::xen::embedded

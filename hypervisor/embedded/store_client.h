@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A small xenstore client for guests and toolstacks of the embedded core. libxenstore finds its socket through an
-// environment variable, which one process cannot set differently for each of its guests; that is the only reason for
-// this one. Calls are synchronous; watch events that arrive while an answer is awaited are kept for next_event().
-// Thread: one owner.
+// A small xenstore client for guests and toolstacks of the embedded core. libxenstore finds its socket
+// through an environment variable, which one process cannot set differently for each of its guests; that is
+// the only reason for this one. Calls are synchronous; watch events that arrive while an answer is awaited
+// are kept for next_event(). Thread: one owner.
 #pragma once
 
 #include <cstdint>
@@ -56,9 +56,10 @@ class StoreClient {
     std::optional<StoreEvent> next_event();
     // Waits for the next event; ETIMEDOUT if none comes.
     Result<StoreEvent> wait_event(int timeout_ms);
-    // Watches `path` until `done` accepts its value (nullopt: not there); ETIMEDOUT if that does not happen in time.
-    Result<void> wait_for(const std::string& path, const std::function<bool(const std::optional<std::string>&)>& done,
-                          int timeout_ms);
+    // Watches `path` until `done` accepts its value (nullopt: not there); ETIMEDOUT if that does not happen
+    // in time.
+    Result<void> wait_for(const std::string& path,
+                          const std::function<bool(const std::optional<std::string>&)>& done, int timeout_ms);
 
     // For privileged connections.
     Result<void> introduce(std::uint16_t domid);

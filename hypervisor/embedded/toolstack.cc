@@ -19,12 +19,14 @@ std::string make_uuid() {
     w[1] = (w[1] & 0xffff0fff) | 0x4000;
     w[2] = (w[2] & 0x3fffffff) | 0x80000000;
     char text[37];
-    std::snprintf(text, sizeof text, "%08x-%04x-%04x-%04x-%04x%08x", w[0], w[1] >> 16, w[1] & 0xffff, w[2] >> 16,
-                  w[2] & 0xffff, w[3]);
+    std::snprintf(text, sizeof text, "%08x-%04x-%04x-%04x-%04x%08x", w[0], w[1] >> 16, w[1] & 0xffff,
+                  w[2] >> 16, w[2] & 0xffff, w[3]);
     return text;
 }
 
-std::string domain_path(std::uint16_t domid) { return "/local/domain/" + std::to_string(domid); }
+std::string domain_path(std::uint16_t domid) {
+    return "/local/domain/" + std::to_string(domid);
+}
 
 }  // namespace
 
@@ -52,10 +54,14 @@ Result<std::uint16_t> Toolstack::create_domain(const DomainSpec& spec) {
     const std::string uuid = spec.uuid.empty() ? make_uuid() : spec.uuid;
     const std::uint64_t max_memory = spec.max_memory_mib == 0 ? spec.memory_mib : spec.max_memory_mib;
     const std::uint32_t max_vcpus = spec.max_vcpus == 0 ? spec.vcpus : spec.max_vcpus;
-    json request = {{"name", spec.name},           {"uuid", uuid},
-                    {"type", spec.type},           {"memory_mib", spec.memory_mib},
-                    {"max_memory_mib", max_memory}, {"vcpus", spec.vcpus},
-                    {"max_vcpus", max_vcpus},      {"domid", spec.domid}};
+    json request = {{"name", spec.name},
+                    {"uuid", uuid},
+                    {"type", spec.type},
+                    {"memory_mib", spec.memory_mib},
+                    {"max_memory_mib", max_memory},
+                    {"vcpus", spec.vcpus},
+                    {"max_vcpus", max_vcpus},
+                    {"domid", spec.domid}};
     const std::string text = request.dump();
     CallResult created = core_->call(Op::create_domain, {}, text.data(), text.size());
     if (created.error != 0) return os_error(created.error, "create domain " + spec.name);
@@ -86,8 +92,8 @@ Result<std::uint16_t> Toolstack::create_domain(const DomainSpec& spec) {
         TRY(store_.write(dom + "/memory/target", std::to_string(spec.memory_mib * 1024), tx));
         TRY(store_.write(dom + "/memory/videoram", "0", tx));
         for (std::uint32_t i = 0; i < max_vcpus; ++i)
-            TRY(store_.write(dom + "/cpu/" + std::to_string(i) + "/availability", i < spec.vcpus ? "online" : "offline",
-                             tx));
+            TRY(store_.write(dom + "/cpu/" + std::to_string(i) + "/availability",
+                             i < spec.vcpus ? "online" : "offline", tx));
         TRY(store_.write(vm + "/uuid", uuid, tx));
         TRY(store_.write(vm + "/name", spec.name, tx));
         TRY(store_.write(libxl + "/type", spec.type, tx));
@@ -103,10 +109,12 @@ Result<void> Toolstack::destroy_domain(std::uint16_t domid) {
     const std::string id = std::to_string(domid), dom = domain_path(domid);
     TRY(pause_domain(domid, true));
     std::vector<Device> all = devices(domid);
-    for (const Device& device : all) TRY(begin_removal(device));
+    for (const Device& device : all)
+        TRY(begin_removal(device));
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeouts.device);
     for (const Device& device : all) {
-        auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+        auto left =
+            std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
         Result<void> closed = store_.wait_for(
             device.backend + "/state", [](const auto& state) { return !state || *state == "6"; },
             left > 0 ? static_cast<int>(left) : 0);
@@ -126,7 +134,8 @@ Result<void> Toolstack::kill_domain(std::uint16_t domid) {
 }
 
 Result<void> Toolstack::shutdown_domain(std::uint16_t domid, ShutdownReason reason) {
-    return call(Op::shutdown, {domid, static_cast<std::int64_t>(reason)}, "shut down domain " + std::to_string(domid));
+    return call(Op::shutdown, {domid, static_cast<std::int64_t>(reason)},
+                "shut down domain " + std::to_string(domid));
 }
 
 Result<void> Toolstack::resume_domain(std::uint16_t domid) {
@@ -134,7 +143,8 @@ Result<void> Toolstack::resume_domain(std::uint16_t domid) {
 }
 
 Result<void> Toolstack::pause_domain(std::uint16_t domid, bool paused) {
-    return call(Op::pause, {domid, paused}, (paused ? "pause domain " : "unpause domain ") + std::to_string(domid));
+    return call(Op::pause, {domid, paused},
+                (paused ? "pause domain " : "unpause domain ") + std::to_string(domid));
 }
 
 Result<void> Toolstack::rename_domain(std::uint16_t domid, const std::string& name) {
@@ -149,7 +159,8 @@ Result<void> Toolstack::rename_domain(std::uint16_t domid, const std::string& na
 Result<void> Toolstack::set_memory_target(std::uint16_t domid, std::uint64_t kib) {
     std::string max = TRY(store_.read(domain_path(domid) + "/memory/static-max"));
     if (kib > std::stoull(max))
-        return os_error(EINVAL, "set memory of domain " + std::to_string(domid) + " above its maximum of " + max + " KiB");
+        return os_error(EINVAL, "set memory of domain " + std::to_string(domid) + " above its maximum of " +
+                                    max + " KiB");
     return store_.write(domain_path(domid) + "/memory/target", std::to_string(kib));
 }
 
@@ -163,11 +174,12 @@ Result<void> Toolstack::set_vcpus(std::uint16_t domid, std::uint32_t count) {
     const std::string cpu = domain_path(domid) + "/cpu";
     std::vector<std::string> all = TRY(store_.list(cpu));
     if (count == 0 || count > all.size())
-        return os_error(EINVAL, "give domain " + std::to_string(domid) + " " + std::to_string(count) + " of " +
-                                    std::to_string(all.size()) + " vCPUs");
+        return os_error(EINVAL, "give domain " + std::to_string(domid) + " " + std::to_string(count) +
+                                    " of " + std::to_string(all.size()) + " vCPUs");
     return store_.transact([&](std::uint32_t tx) -> Result<void> {
         for (std::uint32_t i = 0; i < all.size(); ++i)
-            TRY(store_.write(cpu + "/" + std::to_string(i) + "/availability", i < count ? "online" : "offline", tx));
+            TRY(store_.write(cpu + "/" + std::to_string(i) + "/availability",
+                             i < count ? "online" : "offline", tx));
         return {};
     });
 }
@@ -176,9 +188,13 @@ Result<std::string> Toolstack::domain_info(std::uint16_t domid) {
     return ask(Op::domain_info, {domid}, "describe domain " + std::to_string(domid));
 }
 
-Result<std::string> Toolstack::list_domains() { return ask(Op::list_domains, {}, "list domains"); }
+Result<std::string> Toolstack::list_domains() {
+    return ask(Op::list_domains, {}, "list domains");
+}
 
-Result<std::string> Toolstack::counters() { return ask(Op::counters, {}, "read counters"); }
+Result<std::string> Toolstack::counters() {
+    return ask(Op::counters, {}, "read counters");
+}
 
 Result<std::string> Toolstack::inject(const std::string& text) {
     return ask(Op::inject, {}, "inject " + text, text);

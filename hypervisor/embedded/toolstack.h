@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The toolstack of the embedded core: what xl and libxl 4.17 do for a domain and its disks, in libxl's own order, with
-// libxl's nodes, permissions, conditions and time limits, so that a backend which satisfies this one is not surprised
-// by the other. Where libxl is unforgiving (the backend's state has to *equal* 2 when the watch is handled; nodes are
-// deleted whatever the backend says once the limit is over), so is this. Thread: one owner.
+// The toolstack of the embedded core: what xl and libxl 4.17 do for a domain and its disks, in libxl's own
+// order, with libxl's nodes, permissions, conditions and time limits, so that a backend which satisfies this
+// one is not surprised by the other. Where libxl is unforgiving (the backend's state has to *equal* 2 when
+// the watch is handled; nodes are deleted whatever the backend says once the limit is over), so is this.
+// Thread: one owner.
 #pragma once
 
 #include <chrono>
@@ -21,7 +22,7 @@ namespace ringback::xen::embedded {
 
 struct DomainSpec {
     std::string name = "guest";
-    std::string uuid = {};  // made up if empty
+    std::string uuid = {};     // made up if empty
     std::string type = "pvh";  // pv, pvh, hvm
     std::uint64_t memory_mib = 32;
     std::uint64_t max_memory_mib = 0;  // 0: as memory_mib
@@ -32,9 +33,9 @@ struct DomainSpec {
 
 struct DiskSpec {
     std::string vdev = "xvda";
-    std::string params = {};                               // target=, as the user wrote it
+    std::string params = {};  // target=, as the user wrote it
     std::string script = "/etc/xen/scripts/block";
-    std::string kind = "vbd";                         // vbd3: backendtype=tap of Xen 4.19 and later
+    std::string kind = "vbd";  // vbd3: backendtype=tap of Xen 4.19 and later
     bool readonly = false;
     bool cdrom = false;
     bool direct_io_safe = false;
@@ -71,8 +72,9 @@ class Toolstack {
     // As `xl vcpu-set`: the first `count` online.
     Result<void> set_vcpus(std::uint16_t domid, std::uint32_t count);
 
-    // Nodes in one transaction, waits for the backend's state 2, runs the script. Returns the device id. On failure
-    // everything written is removed again, as libxl does; the message carries hotplug-error if the script left one.
+    // Nodes in one transaction, waits for the backend's state 2, runs the script. Returns the device id. On
+    // failure everything written is removed again, as libxl does; the message carries hotplug-error if the
+    // script left one.
     Result<std::uint32_t> attach_disk(std::uint16_t domid, const DiskSpec& spec);
     // As `xl block-detach`; `force` as its --force.
     Result<void> detach_disk(std::uint16_t domid, std::uint32_t devid, bool force = false);
@@ -94,7 +96,8 @@ class Toolstack {
     Timeouts timeouts;
 
   private:
-    explicit Toolstack(StoreClient store) : core_(std::make_unique<CoreConnection>()), store_(std::move(store)) {}
+    explicit Toolstack(StoreClient store)
+        : core_(std::make_unique<CoreConnection>()), store_(std::move(store)) {}
     struct Device {
         std::uint16_t domid;
         std::string kind;

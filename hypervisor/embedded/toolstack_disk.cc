@@ -42,7 +42,9 @@ std::optional<std::uint32_t> device_number(const std::string& vdev) {
         if (p == std::string::npos) return std::nullopt;
         if (!number(vdev.substr(0, p), 1, disk) || !number(vdev, p + 1, part)) return std::nullopt;
     } else {
-        const std::size_t prefix = vdev.starts_with("xvd") ? 3 : vdev.starts_with("hd") || vdev.starts_with("sd") ? 2 : 0;
+        const std::size_t prefix = vdev.starts_with("xvd")                            ? 3
+                                   : vdev.starts_with("hd") || vdev.starts_with("sd") ? 2
+                                                                                      : 0;
         if (prefix == 0) return std::nullopt;
         std::size_t i = prefix;
         std::uint32_t letters = 0;
@@ -92,8 +94,8 @@ Result<std::uint32_t> Toolstack::write_disk_nodes(std::uint16_t domid, const Dis
     if (spec.direct_io_safe) backend.emplace_back("direct-io-safe", "1");
     if (spec.discard_enable) backend.emplace_back("discard-enable", *spec.discard_enable ? "1" : "0");
     backend.emplace_back("specification", "xen");
-    Nodes frontend = {{"backend", back},          {"backend-id", be_id},         {"state", "1"},
-                      {"virtual-device", dev},    {"device-type", device_type},  {"trusted", "1"}};
+    Nodes frontend = {{"backend", back},       {"backend-id", be_id},        {"state", "1"},
+                      {"virtual-device", dev}, {"device-type", device_type}, {"trusted", "1"}};
     if (*type == "pv") frontend.emplace_back("protocol", "x86_64-abi");
     frontend.insert(frontend.end(), spec.extra_frontend_nodes.begin(), spec.extra_frontend_nodes.end());
 
@@ -102,14 +104,17 @@ Result<std::uint32_t> Toolstack::write_disk_nodes(std::uint16_t domid, const Dis
         (void)store_.remove(front, tx);
         TRY(store_.mkdir(front, tx));
         TRY(store_.set_permissions(front, {"n" + id, "r" + be_id}, tx));
-        for (const auto& [key, value] : frontend) TRY(store_.write(front + "/" + key, value, tx));
+        for (const auto& [key, value] : frontend)
+            TRY(store_.write(front + "/" + key, value, tx));
         (void)store_.remove(back, tx);
         TRY(store_.mkdir(back, tx));
         TRY(store_.set_permissions(back, {"n" + be_id, "r" + id}, tx));
-        for (const auto& [key, value] : backend) TRY(store_.write(back + "/" + key, value, tx));
+        for (const auto& [key, value] : backend)
+            TRY(store_.write(back + "/" + key, value, tx));
         TRY(store_.write(copy + "/frontend", front, tx));
         TRY(store_.write(copy + "/backend", back, tx));
-        for (const auto& [key, value] : backend) TRY(store_.write(copy + "/" + key, value, tx));
+        for (const auto& [key, value] : backend)
+            TRY(store_.write(copy + "/" + key, value, tx));
         // Not libxl's: how this toolstack was told to run the script.
         if (spec.run_script) TRY(store_.write(copy + "/run-script", "1", tx));
         return {};
@@ -118,8 +123,9 @@ Result<std::uint32_t> Toolstack::write_disk_nodes(std::uint16_t domid, const Dis
 }
 
 Result<void> Toolstack::wait_backend_ready(std::uint16_t domid, std::uint32_t devid, const DiskSpec& spec) {
-    const std::string state = "/local/domain/" + std::to_string(spec.backend_domid) + "/backend/" + spec.kind + "/" +
-                              std::to_string(domid) + "/" + std::to_string(devid) + "/state";
+    const std::string state = "/local/domain/" + std::to_string(spec.backend_domid) + "/backend/" +
+                              spec.kind + "/" + std::to_string(domid) + "/" + std::to_string(devid) +
+                              "/state";
     bool vanished = false;
     TRY(store_.wait_for(
         state,
@@ -205,7 +211,8 @@ Result<void> Toolstack::detach_disk(std::uint16_t domid, std::uint32_t devid, bo
     if (force) (void)store_.remove(device.frontend);
     TRY(begin_removal(device));
     Result<void> closed = store_.wait_for(
-        device.backend + "/state", [](const auto& state) { return !state || *state == "6"; }, timeouts.device);
+        device.backend + "/state", [](const auto& state) { return !state || *state == "6"; },
+        timeouts.device);
     if (closed.ok())
         (void)run_script(device, "remove");
     else if (!force)
@@ -221,21 +228,24 @@ Result<void> Toolstack::hotplug(std::uint16_t domid, std::uint32_t devid, const 
 Result<void> Toolstack::run_script(const Device& device, const std::string& action) {
     if (!store_.get(device.libxl + "/run-script")) {
         if (action != "add") return {};
-        TRY(store_.write(device.backend + "/physical-device-path", store_.get(device.backend + "/params").value_or("")));
+        TRY(store_.write(device.backend + "/physical-device-path",
+                         store_.get(device.backend + "/params").value_or("")));
         return store_.write(device.backend + "/hotplug-status", "connected");
     }
     const std::string tried = "hotplug script " + device.script + " " + action;
     // XENBUS_PATH is relative to the backend domain's directory.
     const std::string relative = device.backend.substr(device.backend.find("/backend/") + 1);
-    std::vector<std::string> environment = {"script=" + device.script,
-                                            "XENBUS_TYPE=" + device.kind,
-                                            "XENBUS_PATH=" + relative,
-                                            "XENBUS_BASE_PATH=backend"};
-    for (char** e = environ; *e != nullptr; ++e) environment.emplace_back(*e);
-    // The stock tools that scripts use find the store by this.
-    environment.push_back("XENSTORED_PATH=" + CoreConnection::directory() + "/store");
+    std::vector<std::string> environment = {
+        "script=" + device.script, "XENBUS_TYPE=" + device.kind, "XENBUS_PATH=" + relative,
+        "XENBUS_BASE_PATH=backend",
+        // The stock tools that scripts use find the store by this. The first of
+        // two equal names counts, so what follows cannot change any of these.
+        "XENSTORED_PATH=" + CoreConnection::directory() + "/store"};
+    for (char** e = environ; *e != nullptr; ++e)
+        environment.emplace_back(*e);
     std::vector<char*> env;
-    for (std::string& e : environment) env.push_back(e.data());
+    for (std::string& e : environment)
+        env.push_back(e.data());
     env.push_back(nullptr);
     std::string script = device.script, argument = action;
     char* argv[] = {script.data(), argument.data(), nullptr};
@@ -259,7 +269,8 @@ Result<void> Toolstack::run_script(const Device& device, const std::string& acti
     }
     if (ready == 0) return os_error(ETIMEDOUT, tried);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-    return Error{EIO, tried + " failed: " + store_.get(device.backend + "/hotplug-error").value_or("no message left")};
+    return Error{
+        EIO, tried + " failed: " + store_.get(device.backend + "/hotplug-error").value_or("no message left")};
 }
 
 }  // namespace ringback::xen::embedded

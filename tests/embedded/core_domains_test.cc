@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Domains on the embedded core: memory and its bounds, vCPUs, names and numbers, birth and death.
+#include <sys/mman.h>
+
 #include <catch2/catch_test_macros.hpp>
 #include <cerrno>
 #include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sys/mman.h>
 
 #include "core_fixture.h"
 
@@ -21,7 +22,9 @@ using nlohmann::json;
 
 namespace {
 
-json info(CoreWithGuest& t, std::uint16_t domid) { return json::parse(must(t.toolstack.domain_info(domid))); }
+json info(CoreWithGuest& t, std::uint16_t domid) {
+    return json::parse(must(t.toolstack.domain_info(domid)));
+}
 
 template <typename T>
 int error_of(const Result<T>& result) {
@@ -151,7 +154,8 @@ TEST_CASE("birth, shutdown and death are announced through the store") {
     StoreClient watcher = must(StoreClient::open(std::uint16_t{0}));
     must(watcher.watch("@introduceDomain", "in"));
     must(watcher.watch("@releaseDomain", "out"));
-    for (int i = 0; i < 2; ++i) must(watcher.wait_event(10000));
+    for (int i = 0; i < 2; ++i)
+        must(watcher.wait_event(10000));
     const std::uint16_t domid = must(t.toolstack.create_domain({}));
     CHECK(must(watcher.wait_event(10000)).path == "@introduceDomain");
     Guest guest = must(Guest::connect(domid));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Event channels on the embedded core, through the drop-in libxenevtchn: the rules that crash recovery rests on.
+// Event channels on the embedded core, through the drop-in libxenevtchn: the rules that crash recovery rests
+// on.
 #include <fcntl.h>
 #include <poll.h>
 

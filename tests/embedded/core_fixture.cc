@@ -39,13 +39,14 @@ CoreProcess::CoreProcess(std::vector<std::string> options) {
     directory_ = name;
     int ready[2];
     if (::pipe2(ready, O_CLOEXEC) != 0) throw std::runtime_error("pipe2");
-    std::vector<std::string> words = {RINGBACK_CORE_BINARY, "--directory", directory_, "--exit-with-parent",
-                                      "--ready-fd", "3"};
+    std::vector<std::string> words = {RINGBACK_CORE_BINARY, "--directory", directory_,
+                                      "--exit-with-parent", "--ready-fd",  "3"};
     words.insert(words.end(), options.begin(), options.end());
     pid_ = ::fork();
     if (pid_ == 0) {
         std::vector<char*> argv;
-        for (std::string& word : words) argv.push_back(word.data());
+        for (std::string& word : words)
+            argv.push_back(word.data());
         argv.push_back(nullptr);
         if (ready[1] == 3)
             ::fcntl(3, F_SETFD, 0);
@@ -95,7 +96,9 @@ void Child::start() {
     if (pid_ == 0) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
-void Child::finish(int status) { ::_exit(status); }
+void Child::finish(int status) {
+    ::_exit(status);
+}
 
 Child::~Child() {
     kill();
@@ -107,7 +110,8 @@ void Child::report(std::uint64_t value) {
 }
 
 int Child::wait_for_death() {
-    for (;;) ::pause();
+    for (;;)
+        ::pause();
 }
 
 std::uint64_t Child::next() {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A running embedded core for one test: its own directory, its own process, both gone when the test ends. Points
-// RINGBACK_CORE (and XENSTORED_PATH for libxenstore) at it, so one test process has one core at a time.
+// A running embedded core for one test: its own directory, its own process, both gone when the test ends.
+// Points RINGBACK_CORE (and XENSTORED_PATH for libxenstore) at it, so one test process has one core at a
+// time.
 #pragma once
 
 #include <sys/types.h>
@@ -54,7 +55,8 @@ inline void must(Result<void> result) {
     if (!result.ok()) fail_with(result.error());
 }
 
-// Waits until `condition` holds, for state that announces nothing (a deferred unmap); false after ten seconds.
+// Waits until `condition` holds, for state that announces nothing (a deferred unmap); false after ten
+// seconds.
 template <typename Condition>
 bool eventually(Condition condition) {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
@@ -65,8 +67,8 @@ bool eventually(Condition condition) {
     return true;
 }
 
-// A child process that a test kills or waits for. The child runs `body` and ends with its return value; it starts from
-// a fork, so `body` opens its own handles.
+// A child process that a test kills or waits for. The child runs `body` and ends with its return value; it
+// starts from a fork, so `body` opens its own handles.
 class Child {
   public:
     template <typename Body>
@@ -78,7 +80,8 @@ class Child {
     Child(const Child&) = delete;
     Child& operator=(const Child&) = delete;
 
-    // In the child: tells the parent that a point was reached, with a number; then usually waits to be killed.
+    // In the child: tells the parent that a point was reached, with a number; then usually waits to be
+    // killed.
     void report(std::uint64_t value);
     int wait_for_death();
     // In the parent: the next number reported; fails the test if the child ended instead.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The store of the embedded core: the stock tools and libxenstore on it, permissions, transactions, watches, quotas.
+// The store of the embedded core: the stock tools and libxenstore on it, permissions, transactions, watches,
+// quotas.
 #include <sys/wait.h>
 
 #include <array>
@@ -10,10 +11,10 @@
 #include <set>
 
 #include "core_fixture.h"
+#include "hypervisor/embedded/xs_wire.h"
 
 extern "C" {
 #include <xenstore.h>
-#include <xen/io/xs_wire.h>
 }
 
 using namespace ringback;
@@ -32,7 +33,8 @@ Output shell(const std::string& command) {
     FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
     REQUIRE(pipe != nullptr);
     std::array<char, 4096> buffer;
-    while (std::size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe)) output.text.append(buffer.data(), n);
+    while (std::size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe))
+        output.text.append(buffer.data(), n);
     output.status = WEXITSTATUS(::pclose(pipe));
     return output;
 }
@@ -57,7 +59,8 @@ struct Stores {
 std::multiset<std::string> events(StoreClient& client) {
     (void)client.get("/");
     std::multiset<std::string> all;
-    while (std::optional<StoreEvent> event = client.next_event()) all.insert(event->path + " " + event->token);
+    while (std::optional<StoreEvent> event = client.next_event())
+        all.insert(event->path + " " + event->token);
     return all;
 }
 using Events = std::multiset<std::string>;
@@ -71,7 +74,8 @@ TEST_CASE("the stock xenstore tools work on it") {
     CHECK(shell("xenstore-read domid").text == "0\n");
     CHECK(shell("xenstore-list /tool").text == "a\nb\n");
     CHECK(shell("xenstore-chmod /tool/a n0 r" + std::to_string(t.domid)).status == 0);
-    CHECK(shell("xenstore-ls -p /tool").text.find("(n0,r" + std::to_string(t.domid) + ")") != std::string::npos);
+    CHECK(shell("xenstore-ls -p /tool").text.find("(n0,r" + std::to_string(t.domid) + ")") !=
+          std::string::npos);
     CHECK(shell("xenstore-exists /tool/c").status == 1);
     CHECK(shell("xenstore-read /tool/c").status != 0);
     CHECK(shell("xenstore-rm /tool/a").status == 0);
@@ -244,7 +248,9 @@ TEST_CASE("watches fire for the node and what is below it") {
     must(s.dom0.write("/tool/w/1", ""));
     CHECK(events(watcher).empty());
     // A depth, as newer xenstoreds have it.
-    must(watcher.request(XS_WATCH, std::string("/tool\0deep\0" "1\0", 13)));
+    must(watcher.request(XS_WATCH, std::string("/tool\0deep\0"
+                                               "1\0",
+                                               13)));
     events(watcher);
     must(s.dom0.write("/tool/w/1", ""));
     must(s.dom0.write("/tool/x", ""));
@@ -287,7 +293,8 @@ TEST_CASE("guests have quotas, domain 0 has none") {
     CHECK(error_of(s.dom0.write("/tool/big", std::string(4000, 'x'))) == 0);
     int nodes = 0, error = 0;
     while (error == 0 && nodes < 2000) {
-        error = error_of(s.guest.write("data/d" + std::to_string(nodes / 50) + "/" + std::to_string(nodes), ""));
+        error =
+            error_of(s.guest.write("data/d" + std::to_string(nodes / 50) + "/" + std::to_string(nodes), ""));
         if (error == 0) ++nodes;
     }
     CHECK(error == ENOSPC);
@@ -297,11 +304,13 @@ TEST_CASE("guests have quotas, domain 0 has none") {
     CHECK(error_of(s.guest.write("data/again", "")) == 0);
 
     int watches = 0;
-    while (watches < 500 && error_of(s.guest.watch("data", std::to_string(watches))) == 0) ++watches;
+    while (watches < 500 && error_of(s.guest.watch("data", std::to_string(watches))) == 0)
+        ++watches;
     CHECK(watches == 128);
     CHECK(error_of(s.guest.watch("data", "one more")) == E2BIG);
     int transactions = 0;
-    while (transactions < 100 && s.guest.begin().ok()) ++transactions;
+    while (transactions < 100 && s.guest.begin().ok())
+        ++transactions;
     CHECK(transactions == 10);
     CHECK(error_of(s.guest.begin()) == ENOSPC);
     CHECK(error_of(s.guest.set_permissions("data", {"n" + s.id, "r1", "r2", "r3", "r4", "r5"})) == ENOSPC);
@@ -331,7 +340,8 @@ TEST_CASE("the order of events can be shuffled, but not those of one path") {
     must(watcher.wait_event(10000));
     const int kPaths = 20;
     must(s.dom0.transact([&](std::uint32_t tx) -> Result<void> {
-        for (int i = 0; i < kPaths; ++i) TRY(s.dom0.write("/tool/" + std::to_string(i), "", tx));
+        for (int i = 0; i < kPaths; ++i)
+            TRY(s.dom0.write("/tool/" + std::to_string(i), "", tx));
         return {};
     }));
     std::vector<std::string> written, seen;

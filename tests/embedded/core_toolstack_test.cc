@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The toolstack of the embedded core against backends that behave and backends that do not: it must be as strict as
-// libxl, or tests that pass here would not pass under xl.
+// The toolstack of the embedded core against backends that behave and backends that do not: it must be as
+// strict as libxl, or tests that pass here would not pass under xl.
 #include <sys/stat.h>
 
 #include <catch2/catch_test_macros.hpp>
@@ -27,20 +27,21 @@ class FakeBackend {
   public:
     using React = std::string (*)(const std::string& state, StoreClient& store, const std::string& path);
 
-    FakeBackend(const std::string& path, React react) : thread_([path, react] {
-        StoreClient store = must(StoreClient::open(std::uint16_t{0}));
-        must(store.watch(path + "/state", "state"));
-        for (bool seen = false;;) {
-            Result<StoreEvent> event = store.wait_event(20000);
-            if (!event.ok()) return;
-            std::optional<std::string> state = store.get(path + "/state");
-            if (!state && seen) return;
-            if (!state) continue;
-            seen = true;
-            std::string next = react(*state, store, path);
-            if (!next.empty()) (void)store.write(path + "/state", next);
-        }
-    }) {}
+    FakeBackend(const std::string& path, React react)
+        : thread_([path, react] {
+              StoreClient store = must(StoreClient::open(std::uint16_t{0}));
+              must(store.watch(path + "/state", "state"));
+              for (bool seen = false;;) {
+                  Result<StoreEvent> event = store.wait_event(20000);
+                  if (!event.ok()) return;
+                  std::optional<std::string> state = store.get(path + "/state");
+                  if (!state && seen) return;
+                  if (!state) continue;
+                  seen = true;
+                  std::string next = react(*state, store, path);
+                  if (!next.empty()) (void)store.write(path + "/state", next);
+              }
+          }) {}
     ~FakeBackend() { thread_.join(); }
 
   private:
@@ -51,7 +52,9 @@ std::string obedient(const std::string& state, StoreClient&, const std::string&)
     return state == "1" ? "2" : state == "5" ? "6" : "";
 }
 // Runs ahead within one transaction, as far as a watch can see.
-std::string hasty(const std::string& state, StoreClient&, const std::string&) { return state == "1" ? "4" : ""; }
+std::string hasty(const std::string& state, StoreClient&, const std::string&) {
+    return state == "1" ? "4" : "";
+}
 std::string deaf_to_closing(const std::string& state, StoreClient&, const std::string&) {
     return state == "1" ? "2" : "";
 }
@@ -92,7 +95,8 @@ TEST_CASE("device numbers are libxl's") {
     CHECK(device_number("hda") == 768);
     CHECK(device_number("hdc") == 5632);
     CHECK(device_number("sdb1") == 2065);
-    for (const char* bad : {"", "xvd", "vda", "xvda1x", "sdq", "hde", "d1"}) CHECK_FALSE(device_number(bad).has_value());
+    for (const char* bad : {"", "xvd", "vda", "xvda1x", "sdq", "hde", "d1"})
+        CHECK_FALSE(device_number(bad).has_value());
 }
 
 TEST_CASE("a disk is attached and detached as libxl does it") {
@@ -131,7 +135,9 @@ TEST_CASE("a backend that is not in state 2 when libxl looks fails the attach, a
         FakeBackend backend(bed.back, hasty);
         CHECK(error_of(bed.t.toolstack.attach_disk(bed.t.domid, disk())) == ETIMEDOUT);
     }
-    SECTION("it is not there") { CHECK(error_of(bed.t.toolstack.attach_disk(bed.t.domid, disk())) == ETIMEDOUT); }
+    SECTION("it is not there") {
+        CHECK(error_of(bed.t.toolstack.attach_disk(bed.t.domid, disk())) == ETIMEDOUT);
+    }
     CHECK_FALSE(bed.store.get(bed.back).has_value());
     CHECK_FALSE(bed.store.get(bed.front).has_value());
 }
@@ -169,8 +175,9 @@ TEST_CASE("a hotplug script has libxl's environment, and its error is the error"
     spec.run_script = true;
     const std::string out = bed.t.core.directory() + "/out";
     SECTION("it succeeds") {
-        spec.script = script(bed.t.core.directory(), "echo $1 $script $XENBUS_TYPE $XENBUS_PATH $XENBUS_BASE_PATH >> " + out +
-                                                         "\nxenstore-write $XENBUS_PATH/hotplug-status connected\n");
+        spec.script = script(bed.t.core.directory(),
+                             "echo $1 $script $XENBUS_TYPE $XENBUS_PATH $XENBUS_BASE_PATH >> " + out +
+                                 "\nxenstore-write $XENBUS_PATH/hotplug-status connected\n");
         must(bed.t.toolstack.attach_disk(bed.t.domid, spec));
         CHECK(must(bed.store.read(bed.back + "/hotplug-status")) == "connected");
         must(bed.t.toolstack.detach_disk(bed.t.domid, 51712));
@@ -183,8 +190,9 @@ TEST_CASE("a hotplug script has libxl's environment, and its error is the error"
         CHECK(line == "remove" + environment);
     }
     SECTION("it fails with a message") {
-        spec.script = script(bed.t.core.directory(), "[ $1 = add ] || exit 0\n"
-                                                     "xenstore-write $XENBUS_PATH/hotplug-error 'no such image'\nexit 1\n");
+        spec.script = script(bed.t.core.directory(),
+                             "[ $1 = add ] || exit 0\n"
+                             "xenstore-write $XENBUS_PATH/hotplug-error 'no such image'\nexit 1\n");
         Result<std::uint32_t> result = bed.t.toolstack.attach_disk(bed.t.domid, spec);
         REQUIRE_FALSE(result.ok());
         CHECK(result.error().message.find("no such image") != std::string::npos);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The operations of the core whose arguments or answers are JSON: creating and describing domains, fault injection and
-// counters. They are asked by tools and tests, never on a data path.
+// The operations of the core whose arguments or answers are JSON: creating and describing domains, fault
+// injection and counters. They are asked by tools and tests, never on a data path.
 #pragma once
 
 #include <string>

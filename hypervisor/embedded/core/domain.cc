@@ -76,7 +76,8 @@ bool Domain::hazard_on_frame(std::uint32_t frame) const {
     std::uint32_t high = std::min(shared()->copy_slots_high.load(), kCopySlots);
     for (std::uint32_t i = 0; i < high; ++i) {
         for (std::uint64_t held : {shared()->slots[i].source.load(), shared()->slots[i].dest.load()})
-            if (held != 0 && held <= kGrantEntries && entry_frame(table[held - 1].load()) == frame) return true;
+            if (held != 0 && held <= kGrantEntries && entry_frame(table[held - 1].load()) == frame)
+                return true;
     }
     return false;
 }
@@ -114,7 +115,8 @@ int Domain::decrease(std::uint32_t count) {
 }
 
 int Domain::set_max_pages(std::uint32_t count) {
-    // The memory file keeps its size, so a maximum can be lowered and raised again, but not above where it began.
+    // The memory file keeps its size, so a maximum can be lowered and raised again, but not above where it
+    // began.
     if (count < pages || count > frames_) return EINVAL;
     max_pages = count;
     return 0;
@@ -173,7 +175,8 @@ bool Domain::alloc_refs(std::uint32_t count, std::vector<std::uint32_t>& refs) {
     refs.clear();
     for (int round = 0; round < 2 && refs.size() < count; ++round) {
         std::uint32_t end = round == 0 ? kGrantEntries : next_ref_;
-        for (std::uint32_t ref = round == 0 ? next_ref_ : kReservedRefs; ref < end && refs.size() < count; ++ref) {
+        for (std::uint32_t ref = round == 0 ? next_ref_ : kReservedRefs; ref < end && refs.size() < count;
+             ++ref) {
             if (ref_used_[ref]) continue;
             ref_used_[ref] = true;
             refs.push_back(ref);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One domain as the core sees it: memory, grant table with its active entries, vCPUs. The grant entries themselves are
-// shared with the guest and hostile: an entry is loaded once as one word, checked, and pinned by compare-and-swap;
-// what was granted at the first pin is kept here (`active_`) and used until the last unpin, whatever the guest writes
-// in between (Xen: grant_table.c, struct active_grant_entry).
+// One domain as the core sees it: memory, grant table with its active entries, vCPUs. The grant entries
+// themselves are shared with the guest and hostile: an entry is loaded once as one word, checked, and pinned
+// by compare-and-swap; what was granted at the first pin is kept here (`active_`) and used until the last
+// unpin, whatever the guest writes in between (Xen: grant_table.c, struct active_grant_entry).
 #pragma once
 
 #include <cstdint>

@@ -24,7 +24,9 @@ void put(std::vector<char>& payload, const std::vector<T>& items) {
     payload.assign(bytes, bytes + items.size() * sizeof(T));
 }
 
-bool is_domid(std::int64_t value) { return value >= 0 && value <= kDomidSelf; }
+bool is_domid(std::int64_t value) {
+    return value >= 0 && value <= kDomidSelf;
+}
 
 }  // namespace
 
@@ -46,7 +48,8 @@ Hypercalls::Hypercalls(Loop& loop, Hypervisor& hypervisor, std::string directory
     : loop_(loop), hypervisor_(hypervisor), directory_(std::move(directory)), buffer_(kMaxMessage) {}
 
 Hypercalls::~Hypercalls() {
-    for (auto& [domid, fd] : listeners_) ::unlink((directory_ + "/" + CoreConnection::socket_name(domid)).c_str());
+    for (auto& [domid, fd] : listeners_)
+        ::unlink((directory_ + "/" + CoreConnection::socket_name(domid)).c_str());
 }
 
 void Hypercalls::listen(std::uint16_t domid) {
@@ -65,7 +68,8 @@ void Hypercalls::close(std::uint16_t domid) {
     std::vector<int> gone;
     for (auto& [fd, connection] : connections_)
         if (connection.client->domid == domid && !connection.client->privileged) gone.push_back(fd);
-    for (int fd : gone) drop(fd);
+    for (int fd : gone)
+        drop(fd);
 }
 
 void Hypercalls::accept(std::uint16_t domid) {
@@ -93,8 +97,8 @@ void Hypercalls::serve(int fd) {
     Request request{};
     if (n < static_cast<ssize_t>(sizeof request)) return drop(fd);
     std::memcpy(&request, buffer_.data(), sizeof request);
-    if (request.length != static_cast<std::size_t>(n) - sizeof request ||
-        request.op == 0 || request.op >= static_cast<std::uint32_t>(Op::count_))
+    if (request.length != static_cast<std::size_t>(n) - sizeof request || request.op == 0 ||
+        request.op >= static_cast<std::uint32_t>(Op::count_))
         return drop(fd);
     Client& client = *connections_[fd].client;
     ++calls_[request.op];
@@ -139,7 +143,8 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
             return;
         case Op::attach_domain: {
             int slot = -1;
-            Domain* domain = is_domid(a[0]) ? hypervisor_.find_alive(static_cast<std::uint16_t>(a[0])) : nullptr;
+            Domain* domain =
+                is_domid(a[0]) ? hypervisor_.find_alive(static_cast<std::uint16_t>(a[0])) : nullptr;
             reply.error = domain == nullptr ? ESRCH : hypervisor_.attach(client, domain->id, slot);
             if (reply.error != 0) return;
             reply.values[0] = slot;
@@ -151,18 +156,21 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
             if (is_domid(a[0])) hypervisor_.detach(client, static_cast<std::uint16_t>(a[0]));
             return;
         case Op::map_grants: {
-            if (a[0] <= 0 || a[0] > kMaxBatch || request.length != static_cast<std::size_t>(a[0]) * sizeof(GrantName)) {
+            if (a[0] <= 0 || a[0] > kMaxBatch ||
+                request.length != static_cast<std::size_t>(a[0]) * sizeof(GrantName)) {
                 reply.error = EINVAL;
                 return;
             }
             std::vector<GrantName> names(static_cast<std::size_t>(a[0]));
             std::memcpy(names.data(), payload, request.length);
             Mapping* mapping = nullptr;
-            reply.error = hypervisor_.map(client, names.data(), static_cast<std::uint32_t>(a[0]), a[1] != 0, mapping);
+            reply.error =
+                hypervisor_.map(client, names.data(), static_cast<std::uint32_t>(a[0]), a[1] != 0, mapping);
             if (reply.error != 0) return;
             reply.values[0] = static_cast<std::int64_t>(mapping->id);
             std::vector<std::uint32_t> frames;
-            for (const MappedGrant& grant : mapping->grants) frames.push_back(grant.frame);
+            for (const MappedGrant& grant : mapping->grants)
+                frames.push_back(grant.frame);
             put(answer.payload, frames);
             return;
         }
@@ -172,18 +180,22 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
         case Op::unmap_notify:
             reply.error = hypervisor_.set_unmap_notify(client, static_cast<std::uint64_t>(a[0]), a[1], a[2]);
             return;
-        case Op::page_notify: reply.error = hypervisor_.page_notify(client, a[0], a[1], a[2]); return;
+        case Op::page_notify:
+            reply.error = hypervisor_.page_notify(client, a[0], a[1], a[2]);
+            return;
         case Op::alloc_pages: {
             std::uint32_t first = 0;
-            reply.error = a[0] <= 0 || a[0] > UINT32_MAX ? EINVAL
-                                                          : self->alloc_pages(static_cast<std::uint32_t>(a[0]), first);
+            reply.error = a[0] <= 0 || a[0] > UINT32_MAX
+                              ? EINVAL
+                              : self->alloc_pages(static_cast<std::uint32_t>(a[0]), first);
             reply.values[0] = first;
             return;
         }
         case Op::free_pages:
-            reply.error = a[0] < 0 || a[0] > UINT32_MAX || a[1] < 0 || a[1] > UINT32_MAX
-                              ? EINVAL
-                              : self->free_pages(static_cast<std::uint32_t>(a[0]), static_cast<std::uint32_t>(a[1]));
+            reply.error =
+                a[0] < 0 || a[0] > UINT32_MAX || a[1] < 0 || a[1] > UINT32_MAX
+                    ? EINVAL
+                    : self->free_pages(static_cast<std::uint32_t>(a[0]), static_cast<std::uint32_t>(a[1]));
             return;
         case Op::alloc_refs: {
             std::vector<std::uint32_t> refs;
@@ -216,7 +228,8 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
                 std::memcpy(&frame, payload, sizeof frame);
                 reply.error = self->decrease_frame(frame);
             } else {
-                reply.error = a[0] < 0 || a[0] > UINT32_MAX ? EINVAL : self->decrease(static_cast<std::uint32_t>(a[0]));
+                reply.error =
+                    a[0] < 0 || a[0] > UINT32_MAX ? EINVAL : self->decrease(static_cast<std::uint32_t>(a[0]));
             }
             reply.values[0] = self->pages;
             return;
@@ -229,9 +242,10 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
             }
             const auto remote = static_cast<std::uint16_t>(a[0]);
             Port* port = nullptr;
-            reply.error = op == Op::alloc_unbound
-                              ? hypervisor_.alloc_unbound(client, remote, port)
-                              : hypervisor_.bind_interdomain(client, remote, static_cast<std::uint32_t>(a[1]), port);
+            reply.error =
+                op == Op::alloc_unbound
+                    ? hypervisor_.alloc_unbound(client, remote, port)
+                    : hypervisor_.bind_interdomain(client, remote, static_cast<std::uint32_t>(a[1]), port);
             if (reply.error != 0) return;
             reply.values[0] = port->number;
             reply.values[1] = port->counter;
@@ -242,9 +256,12 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
             reply.error = hypervisor_.close_port(client, static_cast<std::uint32_t>(a[0]));
             return;
         case Op::restrict_evtchn:
-            reply.error = is_domid(a[0]) ? hypervisor_.restrict_evtchn(client, static_cast<std::uint16_t>(a[0])) : EINVAL;
+            reply.error = is_domid(a[0])
+                              ? hypervisor_.restrict_evtchn(client, static_cast<std::uint16_t>(a[0]))
+                              : EINVAL;
             return;
-        default: break;
+        default:
+            break;
     }
     // What is left concerns other domains, or a guest itself.
     const bool own = op == Op::shutdown || op == Op::vcpu_set;
@@ -254,7 +271,8 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
         return;
     }
     Domain* target = is_domid(domid) ? hypervisor_.find(static_cast<std::uint16_t>(domid)) : nullptr;
-    const bool needs_target = op != Op::create_domain && op != Op::list_domains && op != Op::counters && op != Op::inject;
+    const bool needs_target =
+        op != Op::create_domain && op != Op::list_domains && op != Op::counters && op != Op::inject;
     if (needs_target && target == nullptr) {
         reply.error = ESRCH;
         return;
@@ -263,20 +281,32 @@ void Hypercalls::handle(Client& client, const Request& request, const char* payl
         case Op::shutdown:
             reply.error = hypervisor_.shutdown_domain(target->id, static_cast<ShutdownReason>(a[1]));
             return;
-        case Op::resume: reply.error = hypervisor_.resume_domain(target->id); return;
-        case Op::pause: reply.error = hypervisor_.pause_domain(target->id, a[1] != 0); return;
-        case Op::destroy_domain: reply.error = hypervisor_.destroy_domain(target->id); return;
+        case Op::resume:
+            reply.error = hypervisor_.resume_domain(target->id);
+            return;
+        case Op::pause:
+            reply.error = hypervisor_.pause_domain(target->id, a[1] != 0);
+            return;
+        case Op::destroy_domain:
+            reply.error = hypervisor_.destroy_domain(target->id);
+            return;
         case Op::vcpu_set:
-            if (a[1] < 0 || static_cast<std::size_t>(a[1]) >= target->vcpu_online.size() || (a[1] == 0 && a[2] == 0))
+            if (a[1] < 0 || static_cast<std::size_t>(a[1]) >= target->vcpu_online.size() ||
+                (a[1] == 0 && a[2] == 0))
                 reply.error = EINVAL;
             else
                 target->vcpu_online[static_cast<std::size_t>(a[1])] = a[2] != 0;
             return;
-        case Op::rename_domain: target->name.assign(payload, request.length); return;
-        case Op::set_max_pages:
-            reply.error = a[1] < 0 || a[1] > UINT32_MAX ? EINVAL : target->set_max_pages(static_cast<std::uint32_t>(a[1]));
+        case Op::rename_domain:
+            target->name.assign(payload, request.length);
             return;
-        default: break;
+        case Op::set_max_pages:
+            reply.error = a[1] < 0 || a[1] > UINT32_MAX
+                              ? EINVAL
+                              : target->set_max_pages(static_cast<std::uint32_t>(a[1]));
+            return;
+        default:
+            break;
     }
     std::int64_t args[4] = {domid, a[1], a[2], a[3]};
     std::string text;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The hypercall sockets: `hypervisor` for the privileged domain 0 and `guest.<domid>` for each other domain. The
-// socket a client connects to is its identity; nothing in a message can change it. Requests are checked for length and
-// range here and nowhere else, then carried out by Hypervisor.
+// The hypercall sockets: `hypervisor` for the privileged domain 0 and `guest.<domid>` for each other domain.
+// The socket a client connects to is its identity; nothing in a message can change it. Requests are checked
+// for length and range here and nowhere else, then carried out by Hypervisor.
 #pragma once
 
 #include <map>

@@ -39,7 +39,8 @@ Domain* Hypervisor::find_alive(std::uint16_t id) {
 
 std::uint64_t Hypervisor::used_pages() const {
     std::uint64_t pages = 0;
-    for (const auto& [id, domain] : domains_) pages += domain->pages;
+    for (const auto& [id, domain] : domains_)
+        pages += domain->pages;
     return pages;
 }
 
@@ -54,10 +55,12 @@ int Hypervisor::create_domain(const DomainConfig& config, int wanted_id, std::ui
         // As Xen's toolstack: a domid comes back only after all others have been used.
         std::uint32_t tries = 0;
         while (find(next_domid_) != nullptr && ++tries < kFirstReservedDomid)
-            next_domid_ = next_domid_ + 1 < kFirstReservedDomid ? static_cast<std::uint16_t>(next_domid_ + 1) : std::uint16_t{1};
+            next_domid_ = next_domid_ + 1 < kFirstReservedDomid ? static_cast<std::uint16_t>(next_domid_ + 1)
+                                                                : std::uint16_t{1};
         if (tries == kFirstReservedDomid) return ENOSPC;
         id = next_domid_;
-        next_domid_ = next_domid_ + 1 < kFirstReservedDomid ? static_cast<std::uint16_t>(next_domid_ + 1) : std::uint16_t{1};
+        next_domid_ = next_domid_ + 1 < kFirstReservedDomid ? static_cast<std::uint16_t>(next_domid_ + 1)
+                                                            : std::uint16_t{1};
     }
     auto domain = Domain::create(id, config);
     if (!domain) return errno == 0 ? ENOMEM : errno;
@@ -103,7 +106,8 @@ void Hypervisor::reap(std::uint16_t id) {
         loop_.at(Loop::Clock::now() + kReapRetry, [this, id] { reap(id); });
         return;
     }
-    for (auto& [client_id, client] : clients_) detach(*client, id);
+    for (auto& [client_id, client] : clients_)
+        detach(*client, id);
     add(totals_of_gone_domains, domain->counters);
     ports_.erase(id);
     domains_.erase(id);
@@ -147,9 +151,12 @@ Client* Hypervisor::add_client(std::uint16_t domid, bool privileged) {
 }
 
 void Hypervisor::remove_client(Client* client) {
-    for (const auto& [frame, notice] : client->page_notices) carry_out(notice, client->domid, frame);
-    while (!client->ports.empty()) free_port(client->ports.begin()->second);
-    while (!client->slots.empty()) detach(*client, client->slots.begin()->first);
+    for (const auto& [frame, notice] : client->page_notices)
+        carry_out(notice, client->domid, frame);
+    while (!client->ports.empty())
+        free_port(client->ports.begin()->second);
+    while (!client->slots.empty())
+        detach(*client, client->slots.begin()->first);
     while (!client->mappings.empty()) {
         Mapping mapping = std::move(client->mappings.begin()->second);
         client->mappings.erase(client->mappings.begin());
@@ -161,8 +168,8 @@ void Hypervisor::remove_client(Client* client) {
 int Hypervisor::attach(Client& client, std::uint16_t domid, int& slot) {
     Domain* domain = find_alive(domid);
     if (domain == nullptr) return ESRCH;
-    // A guest may look at its own memory only; copying from others is what a backend domain does with this too,
-    // and there the grant check on each copy is the guard.
+    // A guest may look at its own memory only; copying from others is what a backend domain does with this
+    // too, and there the grant check on each copy is the guard.
     auto found = client.slots.find(domid);
     if (found == client.slots.end()) {
         int taken = domain->take_slot();
@@ -188,12 +195,15 @@ int Hypervisor::map(Client& client, const GrantName* grants, std::uint32_t count
     if (faults.map_failures > 0 &&
         (faults.map_domid < 0 || grants[0].domid == static_cast<std::uint32_t>(faults.map_domid))) {
         --faults.map_failures;
-        if (Domain* domain = find(static_cast<std::uint16_t>(grants[0].domid))) ++domain->counters.map_failures;
-        return EINVAL;
+        if (Domain* domain = find(static_cast<std::uint16_t>(grants[0].domid)))
+            ++domain->counters.map_failures;
+        return faults.map_error;
     }
     int error = 0;
     for (std::uint32_t i = 0; i < count && error == 0; ++i) {
-        Domain* domain = grants[i].domid < kFirstReservedDomid ? find(static_cast<std::uint16_t>(grants[i].domid)) : nullptr;
+        Domain* domain = grants[i].domid < kFirstReservedDomid
+                             ? find(static_cast<std::uint16_t>(grants[i].domid))
+                             : nullptr;
         std::uint32_t frame = 0;
         if (domain == nullptr) {
             error = EINVAL;
@@ -223,7 +233,8 @@ void Hypervisor::unpin_all(const Mapping& mapping) {
             domain->unpin(grant.ref, mapping.writable);
         }
     }
-    for (const MappedGrant& grant : mapping.grants) reap(grant.domid);
+    for (const MappedGrant& grant : mapping.grants)
+        reap(grant.domid);
 }
 
 void Hypervisor::release(Mapping mapping, bool at_once) {
@@ -233,7 +244,8 @@ void Hypervisor::release(Mapping mapping, bool at_once) {
         return;
     }
     auto shared = std::make_shared<Mapping>(std::move(mapping));
-    loop_.at(Loop::Clock::now() + std::chrono::milliseconds(unmap_delay_ms), [this, shared] { unpin_all(*shared); });
+    loop_.at(Loop::Clock::now() + std::chrono::milliseconds(unmap_delay_ms),
+             [this, shared] { unpin_all(*shared); });
 }
 
 int Hypervisor::unmap(Client& client, std::uint64_t id) {
@@ -270,7 +282,8 @@ int Hypervisor::make_notice(Client& client, std::int64_t byte, std::int64_t port
     if (byte >= kPageSize) return EINVAL;
     if (port >= 0) {
         PortTable& table = ports_[client.domid];
-        if (static_cast<std::uint64_t>(port) >= table.size() || !table[static_cast<std::size_t>(port)]) return EINVAL;
+        if (static_cast<std::uint64_t>(port) >= table.size() || !table[static_cast<std::size_t>(port)])
+            return EINVAL;
         notice.notify = table[static_cast<std::size_t>(port)]->out;
     }
     notice.clear_byte = byte;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The core's state and the rules on it: domains, who maps what, which port talks to which. A client is one hypercall
-// socket, that is one opened library handle; whatever a client holds goes when its socket closes, as with a closed
-// /dev/xen/gntdev or /dev/xen/evtchn. All calls run on the loop's thread.
+// The core's state and the rules on it: domains, who maps what, which port talks to which. A client is one
+// hypercall socket, that is one opened library handle; whatever a client holds goes when its socket closes,
+// as with a closed /dev/xen/gntdev or /dev/xen/evtchn. All calls run on the loop's thread.
 //
-// Deferred unmap: on Linux the hypervisor hears of an unmap some milliseconds late whenever the page still has a
-// reference, and nobody is told when. Here every unmap is late (unless switched off), so that a backend which unmaps
-// and answers at once is caught by a frontend that looks.
+// Deferred unmap: on Linux the hypervisor hears of an unmap some milliseconds late whenever the page still
+// has a reference, and nobody is told when. Here every unmap is late (unless switched off), so that a backend
+// which unmaps and answers at once is caught by a frontend that looks.
 #pragma once
 
+#include <cerrno>
 #include <functional>
 #include <map>
 #include <memory>
@@ -68,8 +69,8 @@ struct Client {
 
 struct Faults {
     std::uint32_t map_failures = 0;  // next so many map calls fail
-    GrantStatus map_status = GrantStatus::general_error;
-    std::int32_t map_domid = -1;  // only calls that name this domain
+    int map_error = EINVAL;          // with this errno
+    std::int32_t map_domid = -1;     // only calls that name this domain
 };
 
 class Hypervisor {

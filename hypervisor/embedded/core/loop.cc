@@ -38,7 +38,8 @@ void Loop::remove(int fd) {
 int Loop::run_timers() {
     while (!timers_.empty()) {
         auto first = timers_.begin();
-        auto left = std::chrono::duration_cast<std::chrono::microseconds>(first->first - Clock::now()).count();
+        auto left =
+            std::chrono::duration_cast<std::chrono::microseconds>(first->first - Clock::now()).count();
         if (left > 0) return static_cast<int>((left + 999) / 1000);
         auto action = std::move(first->second);
         timers_.erase(first);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The core's event loop: one thread, epoll, and timers in a map. Everything in the core runs on it, which is what makes
-// a hypercall atomic. Callbacks may add and remove descriptors, including their own.
+// The core's event loop: one thread, epoll, and timers in a map. Everything in the core runs on it, which is
+// what makes a hypercall atomic. Callbacks may add and remove descriptors, including their own.
 #pragma once
 
 #include <chrono>
@@ -24,7 +24,9 @@ class Loop {
     void add(int fd, std::uint32_t events, Callback callback);
     void modify(int fd, std::uint32_t events);
     void remove(int fd);
-    void at(Clock::time_point when, std::function<void()> action) { timers_.emplace(when, std::move(action)); }
+    void at(Clock::time_point when, std::function<void()> action) {
+        timers_.emplace(when, std::move(action));
+    }
     void run();
     void stop() { stopping_ = true; }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ringback-core: the embedded hypervisor core. One process that plays the hypervisor, the low half of the toolstack and
-// xenstored for machines without Xen. Needs no privilege; everything it keeps is in memory, its directory holds only
-// sockets.
+// ringback-core: the embedded hypervisor core. One process that plays the hypervisor, the low half of the
+// toolstack and xenstored for machines without Xen. Needs no privilege; everything it keeps is in memory, its
+// directory holds only sockets.
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
@@ -66,10 +66,12 @@ int run(int argc, char** argv) {
     bool exit_with_parent = false;
     int ready_fd = -1;
     CLI::App app("The embedded hypervisor core of Ringback", "ringback-core");
-    app.add_option("--directory", directory, "Where the sockets are made (default: RINGBACK_CORE, or /run/ringback-embedded)");
+    app.add_option("--directory", directory,
+                   "Where the sockets are made (default: RINGBACK_CORE, or /run/ringback-embedded)");
     app.add_option("--host-memory-mib", host_mib, "Memory of all domains together (default: this machine's)");
     app.add_option("--dom0-memory-mib", domain_zero_mib, "Memory of domain 0")->check(CLI::Range(1u, 65536u));
-    app.add_option("--unmap-delay-ms", unmap_delay_ms, "How late an unmap is seen; 0: at once")->check(CLI::Range(0u, 10000u));
+    app.add_option("--unmap-delay-ms", unmap_delay_ms, "How late an unmap is seen; 0: at once")
+        ->check(CLI::Range(0u, 10000u));
     app.add_flag("--exit-with-parent", exit_with_parent, "End when the process that started this one does");
     app.add_option("--ready-fd", ready_fd, "Write a byte here and close it once all sockets are there");
     CLI11_PARSE(app, argc, argv);
@@ -119,7 +121,8 @@ int run(int argc, char** argv) {
     };
     make_domain_zero(hypervisor, store, domain_zero_mib);
     if (ready_fd >= 0) {
-        if (::write(ready_fd, "1", 1) != 1) throw std::system_error(errno, std::generic_category(), "writing to --ready-fd");
+        if (::write(ready_fd, "1", 1) != 1)
+            throw std::system_error(errno, std::generic_category(), "writing to --ready-fd");
         ::close(ready_fd);
     }
     loop.run();

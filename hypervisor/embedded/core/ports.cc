@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Event channels. A port has two eventfds: `in`, on which its owner is woken, and `out`, which is the `in` of the other
-// end. Both exist from the moment the first end is allocated, so that a notification is one write and no call to the
-// core, and so that a guest can go on writing to an end that is dead: nobody reads there, the event is lost, and the
-// next one to bind starts with its port pending (Xen: event_channel.c, evtchn_close and evtchn_bind_interdomain).
+// Event channels. A port has two eventfds: `in`, on which its owner is woken, and `out`, which is the `in` of
+// the other end. Both exist from the moment the first end is allocated, so that a notification is one write
+// and no call to the core, and so that a guest can go on writing to an end that is dead: nobody reads there,
+// the event is lost, and the next one to bind starts with its port pending (Xen: event_channel.c,
+// evtchn_close and evtchn_bind_interdomain).
 #include <sys/eventfd.h>
 
 #include <cerrno>
@@ -23,7 +24,8 @@ int Hypervisor::new_port(Client& client, std::uint16_t remote, Port*& result) {
     PortTable& table = ports_[client.domid];
     if (table.empty()) table.emplace_back();  // port 0 is never valid
     std::size_t number = 1;
-    while (number < table.size() && table[number]) ++number;
+    while (number < table.size() && table[number])
+        ++number;
     if (number >= kMaxPortsPerDomain) return ENOSPC;
     if (number == table.size()) table.emplace_back();
     auto port = std::make_unique<Port>();
@@ -56,7 +58,8 @@ int Hypervisor::alloc_unbound(Client& client, std::uint16_t remote, Port*& port)
     return 0;
 }
 
-int Hypervisor::bind_interdomain(Client& client, std::uint16_t remote, std::uint32_t remote_port, Port*& port) {
+int Hypervisor::bind_interdomain(Client& client, std::uint16_t remote, std::uint32_t remote_port,
+                                 Port*& port) {
     if (remote == kDomidSelf) remote = client.domid;
     if (client.restricted_to >= 0 && client.restricted_to != remote) return EACCES;
     if (find_alive(client.domid) == nullptr || find_alive(remote) == nullptr) return ESRCH;
@@ -112,7 +115,8 @@ int Hypervisor::restrict_evtchn(Client& client, std::uint16_t domid) {
 
 void Hypervisor::collect_counters() {
     for (auto& [id, client] : clients_) {
-        for (auto& [number, port] : client->ports) fold_notifies(*client, *port);
+        for (auto& [number, port] : client->ports)
+            fold_notifies(*client, *port);
         for (auto& [domid, slot] : client->slots) {
             Domain* domain = find(domid);
             if (domain == nullptr) continue;

@@ -3,24 +3,23 @@
 // See store.h. Sockets and framing; the operations are in store_operations.cc, watches in store_watches.cc.
 #include "hypervisor/embedded/core/store.h"
 
-// xs_wire.h has its table of errors only for those who know the errors already.
-#include <cerrno>
-
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <xen/io/xs_wire.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "hypervisor/embedded/core/hypercalls.h"
+#include "hypervisor/embedded/xs_wire.h"
 
 namespace ringback::xen::embedded {
 namespace {
 
 constexpr std::size_t kGuestQueueBytes = 2 * 1024 * 1024;
 
-std::string socket_name(std::uint16_t domid) { return domid == 0 ? "store" : "store." + std::to_string(domid); }
+std::string socket_name(std::uint16_t domid) {
+    return domid == 0 ? "store" : "store." + std::to_string(domid);
+}
 
 const char* error_name(int error) {
     for (const struct xsd_errors& known : ::xsd_errors)
@@ -38,7 +37,8 @@ StoreServer::StoreServer(Loop& loop, Hypervisor& hypervisor, std::string directo
 }
 
 StoreServer::~StoreServer() {
-    for (auto& [domid, fd] : listeners_) ::unlink((directory_ + "/" + socket_name(domid)).c_str());
+    for (auto& [domid, fd] : listeners_)
+        ::unlink((directory_ + "/" + socket_name(domid)).c_str());
 }
 
 void StoreServer::listen(std::uint16_t domid) {
@@ -58,7 +58,8 @@ void StoreServer::close(std::uint16_t domid) {
     std::vector<int> gone;
     for (auto& [fd, connection] : connections_)
         if (connection.domid == domid) gone.push_back(fd);
-    for (int fd : gone) drop(fd);
+    for (int fd : gone)
+        drop(fd);
 }
 
 void StoreServer::accept(std::uint16_t domid) {
@@ -91,9 +92,11 @@ bool StoreServer::flush(Connection& c) {
         }
         if (errno == EINTR) continue;
         if (errno == EAGAIN) {
-            loop_.modify(c.socket.get(), EPOLLIN | EPOLLOUT);
             c.out.erase(0, c.sent);
             c.sent = 0;
+            // A guest that asks without reading the answers is not heard until it has read.
+            loop_.modify(c.socket.get(),
+                         c.domid != 0 && c.out.size() > kGuestQueueBytes ? EPOLLOUT : EPOLLIN | EPOLLOUT);
             return true;
         }
         // The peer is gone: its end of file arrives as a read, and everything is cleaned up there.
@@ -131,7 +134,8 @@ void StoreServer::readable(int fd) {
         std::memcpy(&header, c.in.data() + at, sizeof header);
         if (header.len > XENSTORE_PAYLOAD_MAX) return drop(fd);
         if (c.in.size() - at < sizeof header + header.len) break;
-        Message message{header.type, header.req_id, header.tx_id, c.in.substr(at + sizeof header, header.len), {}, false};
+        Message message{header.type, header.req_id, header.tx_id, c.in.substr(at + sizeof header, header.len),
+                        {},          false};
         at += sizeof header + header.len;
         process(c, message);
     }
@@ -166,7 +170,8 @@ void StoreServer::process(Connection& c, Message& m) {
         if (tx != nullptr)
             tx->changes.insert(tx->changes.end(), changes.begin(), changes.end());
         else
-            for (const Change& change : changes) fire(change);
+            for (const Change& change : changes)
+                fire(change);
     }
     if (answer.error != 0) {
         std::string name = error_name(answer.error);
@@ -184,44 +189,63 @@ void StoreServer::process(Connection& c, Message& m) {
     if (m.type == XS_RELEASE && answer.error == 0) fire_special("@releaseDomain");
 }
 
-StoreServer::Answer StoreServer::dispatch(Connection& c, Message& m, Transaction* tx, std::vector<Change>& changes) {
+StoreServer::Answer StoreServer::dispatch(Connection& c, Message& m, Transaction* tx,
+                                          std::vector<Change>& changes) {
     switch (m.type) {
-        case XS_DIRECTORY: return directory(c, m, tx);
-        case XS_DIRECTORY_PART: return directory_part(c, m, tx);
-        case XS_READ: return read(c, m, tx);
-        case XS_WRITE: return write(c, m, tx, changes);
-        case XS_MKDIR: return mkdir(c, m, tx, changes);
-        case XS_RM: return rm(c, m, tx, changes);
-        case XS_GET_PERMS: return get_permissions(c, m, tx);
-        case XS_SET_PERMS: return set_permissions(c, m, tx, changes);
-        case XS_WATCH: return watch(c, m);
-        case XS_UNWATCH: return unwatch(c, m);
+        case XS_DIRECTORY:
+            return directory(c, m, tx);
+        case XS_DIRECTORY_PART:
+            return directory_part(c, m, tx);
+        case XS_READ:
+            return read(c, m, tx);
+        case XS_WRITE:
+            return write(c, m, tx, changes);
+        case XS_MKDIR:
+            return mkdir(c, m, tx, changes);
+        case XS_RM:
+            return rm(c, m, tx, changes);
+        case XS_GET_PERMS:
+            return get_permissions(c, m, tx);
+        case XS_SET_PERMS:
+            return set_permissions(c, m, tx, changes);
+        case XS_WATCH:
+            return watch(c, m);
+        case XS_UNWATCH:
+            return unwatch(c, m);
         case XS_RESET_WATCHES:
             c.watches.clear();
             c.held.clear();
+            c.transactions.clear();
             return {0, std::string("OK", 3)};
-        case XS_TRANSACTION_START: return start_transaction(c, m);
-        case XS_TRANSACTION_END: return end_transaction(c, m, changes);
-        case XS_CONTROL: return control(c, m);
+        case XS_TRANSACTION_START:
+            return start_transaction(c, m);
+        case XS_TRANSACTION_END:
+            return end_transaction(c, m, changes);
+        case XS_CONTROL:
+            return control(c, m);
         case XS_INTRODUCE:
         case XS_RELEASE:
         case XS_RESUME:
         case XS_SET_TARGET:
         case XS_IS_DOMAIN_INTRODUCED:
-        case XS_GET_DOMAIN_PATH: return domain_operation(c, m);
-        default: return {ENOSYS, {}};
+        case XS_GET_DOMAIN_PATH:
+            return domain_operation(c, m);
+        default:
+            return {ENOSYS, {}};
     }
 }
 
 std::size_t StoreServer::watches() const {
     std::size_t n = 0;
-    for (const auto& [fd, c] : connections_) n += c.watches.size();
+    for (const auto& [fd, c] : connections_)
+        n += c.watches.size();
     return n;
 }
 
 std::size_t StoreServer::transactions() const {
     std::size_t n = 0;
-    for (const auto& [fd, c] : connections_) n += c.transactions.size();
+    for (const auto& [fd, c] : connections_)
+        n += c.transactions.size();
     return n;
 }
 

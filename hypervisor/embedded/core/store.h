@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The store's server: the xenstore wire protocol (Xen: public/io/xs_wire.h, docs/misc/xenstore.txt) on Unix sockets.
-// `store` is for domain 0's processes, with all rights; `store.<domid>` carries that domain's identity, as its ring to
-// xenstored would. Permissions, quotas and watch rules follow C xenstored 4.17, which is stricter than oxenstored where
-// the two differ (conflicts in one directory).
+// The store's server: the xenstore wire protocol (Xen: public/io/xs_wire.h, docs/misc/xenstore.txt) on Unix
+// sockets. `store` is for domain 0's processes, with all rights; `store.<domid>` carries that domain's
+// identity, as its ring to xenstored would. Permissions, quotas and watch rules follow C xenstored 4.17,
+// which is stricter than oxenstored where the two differ (conflicts in one directory).
 //
-// A connection that does not read is never waited for: replies and events are queued, and a guest's queue is bounded;
-// events beyond it are dropped and counted.
+// A connection that does not read is never waited for: replies and events are queued, and a guest's queue is
+// bounded; events beyond it are dropped and counted.
 #pragma once
 
 #include <map>
@@ -33,7 +33,8 @@ class StoreServer {
     // Writes as the core itself, before anybody can connect (domain 0's own nodes).
     void write(const std::string& path, const std::string& value, const std::string& permissions);
 
-    // While set, events of different paths reach a connection in random order; events of one path keep theirs.
+    // While set, events of different paths reach a connection in random order; events of one path keep
+    // theirs.
     void shuffle(bool on, std::uint32_t seed);
 
     std::size_t nodes() const { return tree_.size(); }
@@ -83,7 +84,8 @@ class StoreServer {
     void readable(int fd);
     void drop(int fd);
     bool flush(Connection& c);
-    void queue(Connection& c, std::uint32_t type, std::uint32_t request_id, std::uint32_t tx, std::string_view payload);
+    void queue(Connection& c, std::uint32_t type, std::uint32_t request_id, std::uint32_t tx,
+               std::string_view payload);
     void process(Connection& c, Message& message);
     Answer dispatch(Connection& c, Message& message, Transaction* tx, std::vector<Change>& changes);
 
@@ -101,7 +103,8 @@ class StoreServer {
     Answer domain_operation(Connection& c, const Message& m);
     Answer control(Connection& c, const Message& m);
     int resolve(const Connection& c, const std::string& given, bool special_allowed, std::string& path) const;
-    const Node* access(Connection& c, const std::string& path, std::uint8_t need, Transaction* tx, int& error);
+    const Node* access(Connection& c, const std::string& path, std::uint8_t need, Transaction* tx,
+                       int& error);
     int make(Connection& c, const std::string& path, Transaction* tx, std::vector<Change>& changes);
 
     // store_watches.cc

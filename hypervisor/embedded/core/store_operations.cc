@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The store's operations on nodes, transactions and domains (see store.h). Each follows C xenstored 4.17 down to which
-// error comes back, since frontends and tools tell "not there" from "not allowed" by it: a path that does not exist is
-// ENOENT only to those who could have read its nearest existing ancestor, and EACCES to all others.
-#include <cstdint>
-
-#include <xen/io/xs_wire.h>
+// The store's operations on nodes, transactions and domains (see store.h). Each follows C xenstored 4.17 down
+// to which error comes back, since frontends and tools tell "not there" from "not allowed" by it: a path that
+// does not exist is ENOENT only to those who could have read its nearest existing ancestor, and EACCES to all
+// others.
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstdint>
 
 #include "hypervisor/embedded/core/store.h"
+#include "hypervisor/embedded/xs_wire.h"
 
 namespace ringback::xen::embedded {
 namespace {
@@ -23,7 +23,9 @@ constexpr std::size_t kMaxTransactions = 10;
 constexpr std::size_t kMaxTransactionNodes = 1024;
 constexpr std::size_t kMaxPermissions = 5;
 
-std::string ok() { return std::string("OK", 3); }
+std::string ok() {
+    return std::string("OK", 3);
+}
 
 bool valid_path(const std::string& path) {
     if (path.empty() || path[0] != '/' || path.size() > XENSTORE_ABS_PATH_MAX) return false;
@@ -41,13 +43,15 @@ bool parse_id(const std::string& text, std::uint32_t& value) {
 // How much of a node counts against the size quota: value, children's names, permissions.
 std::size_t node_size(const Node& node, std::size_t value_size) {
     std::size_t size = value_size + node.permissions.size() * 8;
-    for (const std::string& child : node.children) size += child.size() + 1;
+    for (const std::string& child : node.children)
+        size += child.size() + 1;
     return size;
 }
 
 }  // namespace
 
-int StoreServer::resolve(const Connection& c, const std::string& given, bool special_allowed, std::string& path) const {
+int StoreServer::resolve(const Connection& c, const std::string& given, bool special_allowed,
+                         std::string& path) const {
     if (given.empty()) return EINVAL;
     if (given[0] == '@') {
         if (!special_allowed) return EINVAL;
@@ -63,7 +67,8 @@ int StoreServer::resolve(const Connection& c, const std::string& given, bool spe
     return valid_path(path) ? 0 : EINVAL;
 }
 
-const Node* StoreServer::access(Connection& c, const std::string& path, std::uint8_t need, Transaction* tx, int& error) {
+const Node* StoreServer::access(Connection& c, const std::string& path, std::uint8_t need, Transaction* tx,
+                                int& error) {
     const Node* node = tree_.get(path, tx);
     if (node != nullptr) {
         if ((allowed(node->permissions, c.domid) & need) == need) return node;
@@ -89,7 +94,8 @@ StoreServer::Answer StoreServer::directory(Connection& c, const Message& m, Tran
     const Node* node = access(c, path, Permission::read, tx, error);
     if (node == nullptr) return {error, {}};
     std::string names;
-    for (const std::string& child : node->children) names.append(child).push_back('\0');
+    for (const std::string& child : node->children)
+        names.append(child).push_back('\0');
     if (names.size() > XENSTORE_PAYLOAD_MAX) return {E2BIG, {}};
     return {0, std::move(names)};
 }
@@ -103,7 +109,8 @@ StoreServer::Answer StoreServer::directory_part(Connection& c, const Message& m,
     const Node* node = access(c, path, Permission::read, tx, error);
     if (node == nullptr) return {error, {}};
     std::string names;
-    for (const std::string& child : node->children) names.append(child).push_back('\0');
+    for (const std::string& child : node->children)
+        names.append(child).push_back('\0');
     std::string reply = std::to_string(node->generation);
     reply.push_back('\0');
     if (offset < names.size()) {
@@ -142,14 +149,17 @@ int StoreServer::make(Connection& c, const std::string& path, Transaction* tx, s
         inherited[0].domid = c.domid;
         if (tree_.owned_by(c.domid, tx) + static_cast<int>(missing.size()) > kMaxNodes) return ENOSPC;
         if (tx != nullptr && tx->touched.size() + missing.size() > kMaxTransactionNodes) return ENOSPC;
-        if (node_size(*tree_.get(up, tx), 0) + StoreTree::leaf_of(missing.back()).size() + 1 > kMaxNodeSize) return ENOSPC;
+        if (node_size(*tree_.get(up, tx), 0) + StoreTree::leaf_of(missing.back()).size() + 1 > kMaxNodeSize)
+            return ENOSPC;
     }
-    for (auto it = missing.rbegin(); it != missing.rend(); ++it) tree_.create(*it, inherited, tx);
+    for (auto it = missing.rbegin(); it != missing.rend(); ++it)
+        tree_.create(*it, inherited, tx);
     changes.push_back({path, false, {}});
     return 0;
 }
 
-StoreServer::Answer StoreServer::write(Connection& c, const Message& m, Transaction* tx, std::vector<Change>& changes) {
+StoreServer::Answer StoreServer::write(Connection& c, const Message& m, Transaction* tx,
+                                       std::vector<Change>& changes) {
     std::size_t end = m.payload.find('\0');
     std::string path;
     if (end == std::string::npos) return {EINVAL, {}};
@@ -169,7 +179,8 @@ StoreServer::Answer StoreServer::write(Connection& c, const Message& m, Transact
     return {0, ok()};
 }
 
-StoreServer::Answer StoreServer::mkdir(Connection& c, const Message& m, Transaction* tx, std::vector<Change>& changes) {
+StoreServer::Answer StoreServer::mkdir(Connection& c, const Message& m, Transaction* tx,
+                                       std::vector<Change>& changes) {
     std::string path;
     if (m.strings.empty()) return {EINVAL, {}};
     if (int error = resolve(c, m.strings[0], false, path)) return {error, {}};
@@ -179,7 +190,8 @@ StoreServer::Answer StoreServer::mkdir(Connection& c, const Message& m, Transact
     return {error, error == 0 ? ok() : std::string()};
 }
 
-StoreServer::Answer StoreServer::rm(Connection& c, const Message& m, Transaction* tx, std::vector<Change>& changes) {
+StoreServer::Answer StoreServer::rm(Connection& c, const Message& m, Transaction* tx,
+                                    std::vector<Change>& changes) {
     std::string path;
     if (m.strings.empty()) return {EINVAL, {}};
     if (int error = resolve(c, m.strings[0], false, path)) return {error, {}};
@@ -209,7 +221,8 @@ StoreServer::Answer StoreServer::get_permissions(Connection& c, const Message& m
         return {error, {}};
     }
     std::string reply;
-    for (const Permission& permission : *permissions) reply.append(format_permission(permission)).push_back('\0');
+    for (const Permission& permission : *permissions)
+        reply.append(format_permission(permission)).push_back('\0');
     return {0, std::move(reply)};
 }
 
@@ -246,7 +259,8 @@ StoreServer::Answer StoreServer::set_permissions(Connection& c, const Message& m
 StoreServer::Answer StoreServer::start_transaction(Connection& c, const Message& m) {
     if (m.transaction_id != 0) return {EBUSY, {}};
     if (c.domid != 0 && c.transactions.size() >= kMaxTransactions) return {ENOSPC, {}};
-    while (c.next_transaction == 0 || c.transactions.contains(c.next_transaction)) ++c.next_transaction;
+    while (c.next_transaction == 0 || c.transactions.contains(c.next_transaction))
+        ++c.next_transaction;
     std::uint32_t id = c.next_transaction++;
     c.transactions[id] = std::make_unique<Transaction>();
     std::string reply = std::to_string(id);
@@ -254,7 +268,8 @@ StoreServer::Answer StoreServer::start_transaction(Connection& c, const Message&
     return {0, std::move(reply)};
 }
 
-StoreServer::Answer StoreServer::end_transaction(Connection& c, const Message& m, std::vector<Change>& changes) {
+StoreServer::Answer StoreServer::end_transaction(Connection& c, const Message& m,
+                                                 std::vector<Change>& changes) {
     if (m.strings.size() != 1 || (m.strings[0] != "T" && m.strings[0] != "F")) return {EINVAL, {}};
     auto found = c.transactions.find(m.transaction_id);
     if (found == c.transactions.end()) return {ENOENT, {}};
@@ -262,7 +277,8 @@ StoreServer::Answer StoreServer::end_transaction(Connection& c, const Message& m
     c.transactions.erase(found);
     if (m.strings[0] == "F") return {0, ok()};
     for (const auto& [owner, delta] : tx->owned_delta)
-        if (owner != 0 && owner == c.domid && delta > 0 && tree_.owned_by(owner, tx.get()) > kMaxNodes) return {ENOSPC, {}};
+        if (owner != 0 && owner == c.domid && delta > 0 && tree_.owned_by(owner, tx.get()) > kMaxNodes)
+            return {ENOSPC, {}};
     if (!tree_.commit(*tx)) return {EAGAIN, {}};
     changes = std::move(tx->changes);
     return {0, ok()};
@@ -277,7 +293,8 @@ StoreServer::Answer StoreServer::domain_operation(Connection& c, const Message& 
         reply.push_back('\0');
         return {0, std::move(reply)};
     }
-    if (m.type == XS_IS_DOMAIN_INTRODUCED) return {0, std::string(introduced_.contains(domid) ? "T" : "F", 2)};
+    if (m.type == XS_IS_DOMAIN_INTRODUCED)
+        return {0, std::string(introduced_.contains(domid) ? "T" : "F", 2)};
     if (c.domid != 0) return {EACCES, {}};
     switch (m.type) {
         case XS_INTRODUCE:
@@ -289,9 +306,11 @@ StoreServer::Answer StoreServer::domain_operation(Connection& c, const Message& 
             if (domid == 0) return {EINVAL, {}};
             if (introduced_.erase(domid) == 0) return {ENOENT, {}};
             return {0, ok()};
-        case XS_RESUME: return introduced_.contains(domid) ? Answer{0, ok()} : Answer{ENOENT, {}};
+        case XS_RESUME:
+            return introduced_.contains(domid) ? Answer{0, ok()} : Answer{ENOENT, {}};
         // A device model's rights over its guest: no device model lives here.
-        default: return {ENOSYS, {}};
+        default:
+            return {ENOSYS, {}};
     }
 }
 
@@ -305,8 +324,10 @@ StoreServer::Answer StoreServer::control(Connection& c, const Message& m) {
 
 void StoreServer::write(const std::string& path, const std::string& value, const std::string& permissions) {
     std::vector<std::string> missing;
-    for (std::string up = path; tree_.get(up, nullptr) == nullptr; up = StoreTree::parent_of(up)) missing.push_back(up);
-    for (auto it = missing.rbegin(); it != missing.rend(); ++it) tree_.create(*it, {{0, Permission::none}}, nullptr);
+    for (std::string up = path; tree_.get(up, nullptr) == nullptr; up = StoreTree::parent_of(up))
+        missing.push_back(up);
+    for (auto it = missing.rbegin(); it != missing.rend(); ++it)
+        tree_.create(*it, {{0, Permission::none}}, nullptr);
     tree_.touch(path, nullptr).value = value;
     Permission owner;
     if (parse_permission(permissions, owner)) tree_.set_permissions(path, {owner}, nullptr);

@@ -11,11 +11,20 @@ namespace ringback::xen::embedded {
 bool parse_permission(std::string_view text, Permission& permission) {
     if (text.size() < 2) return false;
     switch (text[0]) {
-        case 'n': permission.bits = Permission::none; break;
-        case 'r': permission.bits = Permission::read; break;
-        case 'w': permission.bits = Permission::write; break;
-        case 'b': permission.bits = Permission::both; break;
-        default: return false;
+        case 'n':
+            permission.bits = Permission::none;
+            break;
+        case 'r':
+            permission.bits = Permission::read;
+            break;
+        case 'w':
+            permission.bits = Permission::write;
+            break;
+        case 'b':
+            permission.bits = Permission::both;
+            break;
+        default:
+            return false;
     }
     auto [end, error] = std::from_chars(text.data() + 1, text.data() + text.size(), permission.domid);
     return error == std::errc() && end == text.data() + text.size();
@@ -45,7 +54,9 @@ std::string StoreTree::parent_of(const std::string& path) {
     return slash == 0 || slash == std::string::npos ? "/" : path.substr(0, slash);
 }
 
-std::string_view StoreTree::leaf_of(std::string_view path) { return path.substr(path.rfind('/') + 1); }
+std::string_view StoreTree::leaf_of(std::string_view path) {
+    return path.substr(path.rfind('/') + 1);
+}
 
 const Node* StoreTree::get(const std::string& path, Transaction* tx) {
     auto found = nodes_.find(path);
@@ -120,7 +131,8 @@ void StoreTree::remove(const std::string& path, Transaction* tx, std::vector<Cha
         open.pop_back();
         const Node* node = get(current, tx);
         if (node == nullptr) continue;
-        for (const std::string& child : node->children) open.push_back(current + "/" + child);
+        for (const std::string& child : node->children)
+            open.push_back(current + "/" + child);
         found.push_back({std::move(current), true, node->permissions});
     }
     for (auto it = found.rbegin(); it != found.rend(); ++it) {
@@ -152,7 +164,8 @@ bool StoreTree::commit(Transaction& tx) {
             nodes_.erase(path);
         }
     }
-    for (const auto& [owner, delta] : tx.owned_delta) owned_[owner] += delta;
+    for (const auto& [owner, delta] : tx.owned_delta)
+        owned_[owner] += delta;
     return true;
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The store's nodes, their permissions, and transactions with conflict detection, as C xenstored has them: a node
-// carries the generation of its last change; a transaction works on copies of what it touched and commits only if every
-// node it has seen still has the generation it saw (docs/misc/xenstore.txt). A new child changes its parent, so two
-// transactions that create in one directory conflict.
+// The store's nodes, their permissions, and transactions with conflict detection, as C xenstored has them: a
+// node carries the generation of its last change; a transaction works on copies of what it touched and
+// commits only if every node it has seen still has the generation it saw (docs/misc/xenstore.txt). A new
+// child changes its parent, so two transactions that create in one directory conflict.
 #pragma once
 
 #include <cstdint>

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The store's watches (see store.h). A watch fires for its node and for everything below it; when a tree is removed,
-// watches on nodes inside it fire too, each for its own node. An event is only given to those who may read the node
-// (before or after the change) or its parent.
-#include <cerrno>
+// The store's watches (see store.h). A watch fires for its node and for everything below it; when a tree is
+// removed, watches on nodes inside it fire too, each for its own node. An event is only given to those who
+// may read the node (before or after the change) or its parent.
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 
 #include "hypervisor/embedded/core/store.h"
-
-#include <xen/io/xs_wire.h>
+#include "hypervisor/embedded/xs_wire.h"
 
 namespace ringback::xen::embedded {
 namespace {
