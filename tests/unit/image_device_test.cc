@@ -35,8 +35,9 @@ UniqueFd file_on_full_storage(const TempDir& dir, uint64_t file_bytes, uint64_t 
     return fd;
 }
 
-#define NEEDS_LOOP(device) \
-    if (!(device).ok()) SKIP("no loop device can be set up here (needs root and /dev/loop-control)")
+void skip_without(const LoopDevice& loop) {
+    if (!loop.ok()) SKIP("no loop device can be set up here (needs root and /dev/loop-control)");
+}
 
 uint64_t allocated(const UniqueFd& fd) {
     struct stat about {};
@@ -51,7 +52,7 @@ TEST_CASE("device: random requests on a block device agree with an oracle") {
     for (const bool direct : {true, false}) {
         const UniqueFd backing = backing_file(dir.file("disk", 8 * kMiB));
         const LoopDevice loop(backing.get(), 512);
-        NEEDS_LOOP(loop);
+        skip_without(loop);
         Disk disk(loop.path(), true, direct);
         CHECK(disk.image->geometry().logical_block == 512);
         CHECK(disk.image->geometry().bytes == 8 * kMiB);
@@ -65,7 +66,7 @@ TEST_CASE("device: blocks of 4096 bytes still make a disk with sectors of 512") 
     for (const bool direct : {true, false}) {
         const UniqueFd backing = backing_file(dir.file("disk", 8 * kMiB));
         const LoopDevice loop(backing.get(), 4096);
-        NEEDS_LOOP(loop);
+        skip_without(loop);
         Disk disk(loop.path(), true, direct);
         CHECK(disk.image->geometry().logical_block == 4096);
         CHECK(disk.image->geometry().physical_block == 4096);
@@ -78,7 +79,7 @@ TEST_CASE("device: neighbours inside one block of 4096 do not lose each other's 
     TempDir dir;
     const UniqueFd backing = backing_file(dir.file("disk", kMiB));
     const LoopDevice loop(backing.get(), 4096);
-    NEEDS_LOOP(loop);
+    skip_without(loop);
     Disk disk(loop.path(), true, true);
     Memory data = memory(kMiB);
     fill(data.get(), kMiB, 9);
@@ -114,7 +115,7 @@ TEST_CASE("device: a read-modify-write runs alone, between what came before and 
     TempDir dir;
     const UniqueFd backing = backing_file(dir.file("disk", kMiB));
     const LoopDevice loop(backing.get(), 4096);
-    NEEDS_LOOP(loop);
+    skip_without(loop);
     Disk disk(loop.path(), true, true);
     Memory data = memory(16384);
     fill(data.get(), 16384, 14);
@@ -142,7 +143,7 @@ TEST_CASE("device: a file on a file system with blocks of 4096 bytes") {
     TempDir dir;
     const UniqueFd backing = backing_file(dir.file("disk", 64 * kMiB));
     const LoopDevice loop(backing.get(), 4096);
-    NEEDS_LOOP(loop);
+    skip_without(loop);
     if (std::system(("mkfs.ext4 -q -F " + loop.path() + " >/dev/null 2>&1").c_str()) != 0) {
         SKIP("mkfs.ext4 does not work here (package e2fsprogs)");
     }
@@ -184,7 +185,7 @@ TEST_CASE("device: discards on a block device free the storage, many at once") {
     for (const uint32_t block : {512U, 4096U}) {
         const UniqueFd backing = backing_file(dir.file("disk", 8 * kMiB));
         const LoopDevice loop(backing.get(), block);
-        NEEDS_LOOP(loop);
+        skip_without(loop);
         Disk disk(loop.path(), true, true);
         const Geometry& geometry = disk.image->geometry();
         REQUIRE(geometry.discard);
@@ -227,7 +228,7 @@ TEST_CASE("device: growth of a block device is seen") {
     const std::string path = dir.file("disk", 4 * kMiB);
     const UniqueFd backing = backing_file(path);
     const LoopDevice loop(backing.get(), 512);
-    NEEDS_LOOP(loop);
+    skip_without(loop);
     Disk disk(loop.path(), true, true);
     CHECK(disk.image->geometry().bytes == 4 * kMiB);
     REQUIRE(truncate(path.c_str(), 6 * kMiB) == 0);
@@ -257,7 +258,7 @@ TEST_CASE("device: after a sync failed, what changes the disk fails, and reads g
     const UniqueFd backing = file_on_full_storage(dir, 8 * kMiB, kMiB);
     if (!backing) SKIP("no tmpfs can be mounted here (needs root)");
     const LoopDevice loop(backing.get(), 512);
-    NEEDS_LOOP(loop);
+    skip_without(loop);
     Disk disk(loop.path(), true, false);
     Memory data = memory(4 * kMiB);
     fill(data.get(), 4 * kMiB, 13);
