@@ -42,7 +42,7 @@ class PersistentGrants {
     static constexpr uint16_t kNone = 0xffff;
     struct Entry {
         xen::GrantRef ref;
-        uint16_t users;
+        uint32_t users;  // a frontend may name one page in all segments of all requests: more than 16 bits count
         uint16_t older, newer;
         uint64_t last_used;
         std::byte* page;

@@ -21,8 +21,8 @@ Rig::Rig(const RigOptions& wanted) : options(wanted), core({}, {.memory_mib = 25
         direct = false;
         data.reset(::open(path.c_str(), (options.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
     }
-    UniqueFd journal_fd(memfd_create("journal", MFD_CLOEXEC));
-    REQUIRE(ftruncate(journal_fd.get(), static_cast<off_t>(blk::kJournalBytes)) == 0);
+    journal.reset(options.journal >= 0 ? dup(options.journal) : memfd_create("journal", MFD_CLOEXEC));
+    REQUIRE(ftruncate(journal.get(), static_cast<off_t>(blk::kJournalBytes)) == 0);
 
     reactor = must(Reactor::create({.polling = options.polling}));
     events = std::make_unique<xen::EventChannels>(must(xen::EventChannels::open()));
@@ -34,7 +34,7 @@ Rig::Rig(const RigOptions& wanted) : options(wanted), core({}, {.memory_mib = 25
                                         {.writable = options.writable, .discard = options.discard}));
     device = std::make_unique<blk::worker::Device>(
         id, blk::worker::Device::Resources{*reactor, *events, grants, *buffers, rings_by_port}, std::move(image),
-        must(blk::worker::Journal::map(journal_fd.get(), id)), options.writable, direct,
+        must(blk::worker::Journal::map(journal.get(), id)), options.writable, direct,
         blk::worker::Device::Callbacks{
             .disconnected = [this](blk::worker::Device&) { ++disconnected; },
             .failed = [this](blk::worker::Device&, const std::string& why) { failures.push_back(why); }});
@@ -48,7 +48,7 @@ Rig::Rig(const RigOptions& wanted) : options(wanted), core({}, {.memory_mib = 25
         }
     };
     reactor->watch_readable(events->fd(), watch_);
-    connect();
+    if (options.connect) connect();
 }
 
 Rig::~Rig() {
@@ -57,7 +57,9 @@ Rig::~Rig() {
     std::filesystem::remove_all(directory_);
 }
 
-void Rig::connect() {
+void Rig::connect() { must(try_connect()); }
+
+Result<void> Rig::try_connect() {
     blk::Connect parameters{};
     parameters.abi = options.abi;
     parameters.persistent = options.persistent ? 1 : 0;
@@ -65,14 +67,16 @@ void Rig::connect() {
     parameters.queue_count = static_cast<uint16_t>(options.queues);
     queues.reserve(options.queues);
     for (uint32_t i = 0; i < options.queues; ++i) {
-        queues.push_back(must(frontend::Queue::create(
-            core.guest, {.ring_order = options.ring_order, .abi = options.abi, .backend_domid = 0})));
-        must(queues.back().start({.persistent = options.persistent, .max_segments = options.max_segments}));
-        const auto& refs = queues.back().ring_refs();
+        if (queues.size() == i) {
+            queues.push_back(must(frontend::Queue::create(
+                core.guest, {.ring_order = options.ring_order, .abi = options.abi, .backend_domid = 0})));
+            must(queues.back().start({.persistent = options.persistent, .max_segments = options.max_segments}));
+        }
+        const auto& refs = queues[i].ring_refs();
         std::copy(refs.begin(), refs.end(), parameters.queues[i].ring_refs.begin());
-        parameters.queues[i].remote_port = queues.back().port();
+        parameters.queues[i].remote_port = queues[i].port();
     }
-    must(device->connect(parameters));
+    return device->connect(parameters);
 }
 
 void Rig::disconnect() {

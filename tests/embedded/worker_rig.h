@@ -26,6 +26,8 @@ struct RigOptions {
     bool discard = true;
     size_t buffer_bytes = 16U << 20;
     PollPolicy::Limits polling{};
+    int journal = -1;  // the journal's file, if somebody else is to read it
+    bool connect = true;
 };
 
 class Rig : image::Opener {
@@ -50,6 +52,8 @@ class Rig : image::Opener {
     }
     void turn();
     void connect();
+    // The same with an answer, for connections that are to fail; the frontend's queues are made if there are none.
+    Result<void> try_connect();
     void disconnect();
 
     RigOptions options;
@@ -60,6 +64,7 @@ class Rig : image::Opener {
     std::vector<xen::GrantTable> grants;
     std::unique_ptr<blk::worker::BufferPool> buffers;
     std::vector<blk::worker::Ring*> rings_by_port;
+    UniqueFd journal;
     std::unique_ptr<blk::worker::Device> device;
     std::vector<frontend::Queue> queues;
     int disconnected = 0;
