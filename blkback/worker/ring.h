@@ -133,6 +133,7 @@ class Ring {
     void plan(Request& request);
     bool gather(Request& request);
     bool use_persistent(Request& request);
+    bool find_persistent(Request& request);
     void copy_from_guest();
     void submit();
     void start_step(Request& request);

@@ -89,6 +89,13 @@ bool Ring::gather(Request& request) {
 
 bool Ring::use_persistent(Request& request) {
     if (!use_persistent_) return false;
+    const bool found = find_persistent(request);
+    // Also when the request has to be copied: what could be mapped of it stays mapped.
+    if (persistent_.mapped() > 0 && !disk_.grants_age && !disk_.stopping) disk_.on_grants_mapped(disk_);
+    return found;
+}
+
+bool Ring::find_persistent(Request& request) {
     Segments& mine = segments_[request.index];
     size_t vectors = 0;
     for (uint16_t i = 0; i < request.nr_segments; ++i) {
@@ -111,7 +118,6 @@ bool Ring::use_persistent(Request& request) {
     request.io.vectors = {mine.vectors.data(), vectors};
     request.io.buffer = image::kNoBuffer;
     request.persistent = true;
-    if (!disk_.grants_age) disk_.on_grants_mapped(disk_);
     return true;
 }
 
@@ -151,8 +157,16 @@ void Ring::copy_from_guest() {
         gathering_.push_back(request);
         std::swap(gathering_[ready++], gathering_.back());
     }
+    if (waiting_barrier_ != nullptr && disk_.in_flight == 1) {
+        gathering_.push_back(std::exchange(waiting_barrier_, nullptr));
+    }
     for (size_t i = ready; i < gathering_.size(); ++i) {
         Request* request = gathering_[i];
+        if (disk_.barrier == request && disk_.in_flight > 1) {
+            // It takes no memory before it is alone: what it waits for may need that memory first.
+            waiting_barrier_ = request;
+            continue;
+        }
         if (parked_ == nullptr && gather(*request)) {
             gathering_[ready++] = request;
             continue;
@@ -167,14 +181,11 @@ void Ring::copy_from_guest() {
     for (Request* request : gathering_) {
         if (request->status != kOkay) {
             reject(*request, kError);
-        } else if (disk_.barrier != request || disk_.in_flight == 1) {
-            start_step(*request);
         } else {
-            waiting_barrier_ = request;
+            start_step(*request);
         }
     }
     gathering_.clear();
-    if (waiting_barrier_ != nullptr && disk_.in_flight == 1) start_step(*std::exchange(waiting_barrier_, nullptr));
 }
 
 // Prepares the next step of a request that has one left; submit() sends it off.
