@@ -81,14 +81,19 @@ Result<void> Device::connect(const Connect& parameters) {
         bound.ports.push_back(TRY(resources_.events.bind(id_.domid, queue.remote_port)));
     }
 
-    journal_.begin(parameters);
+    TRY(journal_.begin(parameters));
+    std::vector<std::unique_ptr<Ring>> rings;
+    for (uint16_t number = 0; number < parameters.queue_count; ++number) {
+        rings.push_back(TRY(Ring::create(disk_, resources_.grants[number % resources_.grants.size()],
+                                         {number, parameters.abi, parameters.persistent != 0,
+                                          std::move(mappings[number]), bound.ports[number]})));
+    }
+    journal_.connected();
     failed_ = false;
     disk_.stopping = false;
     for (uint16_t number = 0; number < parameters.queue_count; ++number) {
         const xen::Port port = bound.ports[number];
-        rings_.push_back(std::make_unique<Ring>(
-            disk_, resources_.grants[number % resources_.grants.size()],
-            Ring::Parameters{number, parameters.abi, parameters.persistent != 0, std::move(mappings[number]), port}));
+        rings_.push_back(std::move(rings[number]));
         disk_.rings.push_back(rings_.back().get());
         auto& by_port = resources_.rings_by_port;
         if (by_port.size() <= port) by_port.resize(port + 1);

@@ -55,18 +55,28 @@ Journal::~Journal() {
     if (memory_ != nullptr) munmap(memory_, kJournalBytes);
 }
 
-void Journal::begin(const Connect& connect) {
+Result<void> Journal::begin(const Connect& connect) {
+    end();
     header().connect = connect;
     const uint32_t entries = 32U << connect.ring_order;
     for (uint16_t number = 0; number < connect.queue_count; ++number) {
         const QueueJournal journal = queue(number, entries);
-        for (Slot& slot : journal.slots) {
-            // Read before write: a slot never used stays an untouched page of a sparse file.
-            if (slot.state != SlotState::free) journal.set_state(slot, SlotState::free);
-        }
+        TRY(make_pages(reinterpret_cast<std::byte*>(journal.header), sizeof(QueueHeader) + journal.slots.size_bytes()));
+        for (Slot& slot : journal.slots) journal.set_state(slot, SlotState::free);
     }
-    std::atomic_ref(header().connected).store(1, std::memory_order_release);
+    return {};
 }
+
+// One that cannot be had is an error here, and would be a SIGBUS at the first store.
+Result<void> Journal::make_pages(std::byte* start, size_t bytes) {
+    constexpr uintptr_t kPage = 4096;
+    const uintptr_t first = reinterpret_cast<uintptr_t>(start) / kPage * kPage;
+    const size_t length = reinterpret_cast<uintptr_t>(start) + bytes - first;
+    if (madvise(reinterpret_cast<void*>(first), length, MADV_POPULATE_WRITE) == 0) return {};
+    return os_error("make the pages of a request journal (is its tmpfs full?)");
+}
+
+void Journal::connected() { std::atomic_ref(header().connected).store(1, std::memory_order_release); }
 
 void Journal::end() { std::atomic_ref(header().connected).store(0, std::memory_order_release); }
 

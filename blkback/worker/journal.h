@@ -5,15 +5,18 @@
 // A ring's slots hold requests and responses alike, so responses to later requests overwrite earlier requests that are
 // still being worked on: what was taken cannot be read again from the ring. But every slot has to be copied once to
 // private memory anyway, before it is checked. The journal is that private copy, kept in a file in memory (tmpfs) that
-// outlives the process. Nothing is written twice and no system call is made for it.
+// outlives the process. Nothing is written twice and no system call is made for it per request.
 //
 // The file belongs to the supervisor, which creates and sizes it and never maps it (a truncation by a broken worker would
-// kill the one who reads). Layout: one page of header, then for each queue a QueueHeader and one Slot per ring entry. A
-// slot is touched only when used, so an idle disk costs the header page and a page per queue.
+// kill the one who reads). Layout: one page of header, then for each queue a QueueHeader and one Slot per ring entry. The
+// pages of a connection are made when it begins: a full tmpfs is an error there, and would be a SIGBUS later.
 //
 // Order of stores, so that a kill between any two of them leaves a readable state:
-//     take:    request copied -> state = taken -> req_cons
+//     take:    request, request index -> state = taken -> req_cons
 //     answer:  status, response index -> state = responding -> response into the ring -> rsp_prod published -> state = free
+// A slot that is taken and whose request_index is req_cons itself was not taken: the ring still holds that request, and
+// it will be taken from there. Taking it from both would answer it twice.
+//
 // Memory of a killed process is read by its successor in program order, so compiler order (release stores) is enough.
 //
 // Host power loss needs no journal: the guest dies with it.
@@ -51,7 +54,7 @@ struct Slot {
     SlotState state;
     uint32_t response_index;  // running, not masked
     int32_t status;
-    uint32_t reserved;
+    uint32_t request_index;  // where in the ring it came from; running
     StoredRequest request;
 };
 static_assert(sizeof(Slot) == 128);
@@ -104,8 +107,10 @@ class Journal {
     Journal& operator=(Journal&& other) noexcept;
     ~Journal();
 
-    // Describes a connection that begins; all its slots are free.
-    void begin(const Connect& connect);
+    // Describes a connection that begins; all its slots are free. It counts from connected() on, when its queues have
+    // written their headers: with those of the connection before, a successor would look in the wrong places.
+    [[nodiscard]] Result<void> begin(const Connect& connect);
+    void connected();
     // The connection ended in order: nothing to recover.
     void end();
     [[nodiscard]] QueueJournal queue(uint16_t number, uint32_t entries) const;
@@ -113,6 +118,7 @@ class Journal {
     [[nodiscard]] bool sync_failed() const;
 
   private:
+    [[nodiscard]] static Result<void> make_pages(std::byte* start, size_t bytes);
     explicit Journal(std::byte* memory) : memory_(memory) {}
     [[nodiscard]] JournalHeader& header() const { return *reinterpret_cast<JournalHeader*>(memory_); }
     std::byte* memory_ = nullptr;

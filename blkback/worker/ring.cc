@@ -13,7 +13,17 @@ namespace ringback::blk::worker {
 
 using namespace xen::blkif;
 
-Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters)
+Result<std::unique_ptr<Ring>> Ring::create(DiskContext& disk, xen::GrantTable& grants, Parameters parameters) {
+    const uint32_t entries = xen::ring_entries(parameters.mapping.size(), entry_size(parameters.abi));
+    void* memory = mmap(nullptr, entries * sizeof(Segments), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        return os_error("allocate the segment lists of " + std::to_string(entries) + " ring entries");
+    }
+    return std::unique_ptr<Ring>(new Ring(disk, grants, std::move(parameters), static_cast<Segments*>(memory)));
+}
+
+Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Segments* segments)
     : disk_(disk),
       grants_(grants),
       number_(parameters.number),
@@ -23,13 +33,10 @@ Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters)
       mapping_(std::move(parameters.mapping)),
       ring_(mapping_.data(), mapping_.size(), entry_size(abi_)),
       journal_(disk.journal.queue(number_, ring_.entries())),
-      persistent_(grants, disk.domid) {
+      persistent_(grants, disk.domid),
+      segments_(segments) {
     const uint32_t entries = ring_.entries();
     requests_ = std::make_unique<Request[]>(entries);
-    void* memory = mmap(nullptr, entries * sizeof(Segments), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    INVARIANT(memory != MAP_FAILED);
-    segments_ = static_cast<Segments*>(memory);
     free_.reserve(entries);
     for (uint32_t i = entries; i > 0; --i) {
         Request& request = requests_[i - 1];
@@ -83,9 +90,10 @@ void Ring::take() {
     if (!available) return break_ring("the frontend claims more requests than its ring holds");
     for (uint32_t i = 0; i < *available && may_take() && !free_.empty(); ++i) {
         alignas(8) std::byte raw[x86_64::kEntrySize];
-        ring_.take(raw);
         Request& request = requests_[free_.back()];
         free_.pop_back();
+        slot(request).request_index = ring_.req_cons();
+        ring_.take(raw);
         slot(request).request = decode(abi_, raw);
         journal_.set_state(slot(request), SlotState::taken);
         journal_.set_req_cons(ring_.req_cons());

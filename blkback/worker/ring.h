@@ -94,7 +94,9 @@ class Ring {
         xen::Port port = 0;
     };
 
-    Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters);
+    // An error: no memory for it. The mapping is then given back.
+    [[nodiscard]] static Result<std::unique_ptr<Ring>> create(DiskContext& disk, xen::GrantTable& grants,
+                                                              Parameters parameters);
     ~Ring();  // nothing is in flight
     Ring(const Ring&) = delete;
     Ring& operator=(const Ring&) = delete;
@@ -111,6 +113,7 @@ class Ring {
 
   private:
     struct Segments;
+    Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Segments* segments);
     struct RingTask : Task {
         Ring* ring;
     };
@@ -158,11 +161,11 @@ class Ring {
     xen::BackRing ring_;
     QueueJournal journal_;
     PersistentGrants persistent_;
+    Segments* const segments_;  // per request, one mapping touched as far as used
 
     RingTask task_;
     RingPoll poll_;
     std::unique_ptr<Request[]> requests_;
-    Segments* segments_ = nullptr;  // per request, one mapping touched as far as used
     std::vector<uint16_t> free_;
     std::vector<uint16_t> answered_;  // to be freed when published
     std::vector<Request*> fetching_;  // indirect, segments under way
