@@ -55,7 +55,12 @@ bool BufferPool::add_slab(size_t size_class) {
         list(static_cast<uint16_t>(i));
         return true;
     }
-    return slabs_.size() < limit_ && reserve().ok() && add_slab(size_class);
+    if (slabs_.size() >= limit_) return false;
+    if (!reserve()) {
+        limit_ = slabs_.size();  // not tried again for every request of a busy guest
+        return false;
+    }
+    return add_slab(size_class);
 }
 
 void BufferPool::list(uint16_t number) {
