@@ -2,6 +2,9 @@
 #include "hypervisor/grants.h"
 
 #include <sys/mman.h>
+extern "C" {
+#include <xentoollog.h>
+}
 
 #include <array>
 #include <utility>
@@ -27,8 +30,17 @@ void GrantMapping::unmap() {
     address_ = nullptr;
 }
 
+namespace {
+
+// The library writes a line for every grant it cannot map or copy, by default to standard error. What it would say of a
+// bad grant is in the result, and how often it would say so is up to the guest.
+void say_nothing(xentoollog_logger*, xentoollog_level, int, const char*, const char*, va_list) {}
+xentoollog_logger silent{say_nothing, nullptr, nullptr};
+
+}  // namespace
+
 Result<GrantTable> GrantTable::open() {
-    xengnttab_handle* handle = xengnttab_open(nullptr, 0);
+    xengnttab_handle* handle = xengnttab_open(&silent, 0);
     if (handle == nullptr) return os_error("open the grant device");
     return GrantTable(handle);
 }
