@@ -48,11 +48,15 @@ mirror() {
 recipe_key() { (cd "$bed_dir" && sha256sum "$@") | sha256sum | cut -c1-12; }
 
 # cached NAME BUILDER: sets `item` to $cache/NAME, built by `BUILDER TEMPORARY-DIRECTORY` if absent.
-# Older outcomes of the same recipe (same name up to the last dash) go once the new one is there.
+# Outcomes of the recipe's other versions (same name up to the last dash) stay for two days after their last
+# use: checkouts of different age share the cache.
 cached() {
-  local name=$1 builder=$2 lock start status old
+  local name=$1 builder=$2 lock start status
   item=$cache/$name
-  [ ! -d "$item" ] || return 0
+  if [ -d "$item" ]; then
+    touch "$item"
+    return
+  fi
   mkdir -p "$cache"
   exec {lock}>"$cache/.lock-${name%-*}"
   flock "$lock"
@@ -68,9 +72,7 @@ cached() {
       { tail -n 15 "$cache/.log-${name%-*}" >&2; die "building $name failed, see $cache/.log-${name%-*}"; }
     mv "$cache/.new-${name%-*}" "$item"
     note "built $name in $((SECONDS - start)) s"
-    for old in "$cache/${name%-*}"-*; do
-      [ "$old" = "$item" ] || rm -rf --one-file-system "$old"
-    done
+    find "$cache" -mindepth 1 -maxdepth 1 -name "${name%-*}-*" -mtime +2 ! -path "$item" -exec rm -rf --one-file-system {} +
   fi
   exec {lock}>&-
 }

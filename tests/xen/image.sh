@@ -132,7 +132,7 @@ build_guest() {
   make_ramdisk "$dom0/tree" "$1/ramdisk" "$bed_dir/guest/init" \
     'xen-blkfront xen-netfront ext4 xenfs xen-gntalloc xen-gntdev xen-evtchn' \
     'mkfs.ext4 fsck.ext4 resize2fs tune2fs dumpe2fs fstrim lsblk blkdiscard blockdev sfdisk sha256sum dd
-     sync truncate stat flock xenstore-read xenstore-write xenstore-ls xenstore-watch xenstore-rm'
+     sync truncate stat flock dash xenstore-read xenstore-write xenstore-ls xenstore-watch xenstore-rm'
   make_ramdisk "$dom0/tree" "$1/fio" '' '' fio
 }
 

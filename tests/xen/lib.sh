@@ -66,7 +66,7 @@ guest_log() { echo "/var/log/xen/console/guest-$1.log"; }
 # guest_config NAME [KEY=VALUE...]: writes NAME.cfg. Keys: kind (pv, pvh or hvm), memory, vcpus, cmdline, tools=fio,
 # disk (an xl disk line; repeat it for more), vif, extra (a line of xl.cfg as it stands).
 guest_config() {
-  local name=$1 kind=pvh memory=256 vcpus=1 cmdline='' ramdisk=$guest_files/ramdisk disks='' vifs='' extra=''
+  local name=$1 kind=pvh memory=256 vcpus=1 cmdline='' kernel=/boot/guest-kernel ramdisk=$guest_files/ramdisk disks='' vifs='' extra=''
   shift
   while [ $# -gt 0 ]; do
     case $1 in
@@ -82,12 +82,14 @@ guest_config() {
     esac
     shift
   done
+  # Its device model, not the domain builder, loads an HVM guest's kernel, and wants it packed.
+  [ "$kind" != hvm ] || kernel=/boot/vmlinuz-$(uname -r)
   cat >"$name.cfg" <<END
 name = '$name'
 type = '$kind'
 memory = $memory
 vcpus = $vcpus
-kernel = '/boot/guest-kernel'
+kernel = '$kernel'
 ramdisk = '$ramdisk'
 cmdline = 'console=hvc0 $cmdline'
 disk = [ $disks ]
