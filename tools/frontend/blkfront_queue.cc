@@ -218,6 +218,8 @@ void Queue::push() {
     }
 }
 
+bool Queue::answered() const { return load(header(ring_).rsp_prod) == pushed_; }
+
 uint32_t Queue::reap(bool arm) {
     uint32_t taken = 0;
     while (broken_.empty()) {

@@ -96,6 +96,9 @@ class Queue {
     // Waits for an event and handles it; false: none came in time.
     bool wait(int timeout_ms);
 
+    // Whether every request shown to the backend has its response in the ring.
+    [[nodiscard]] bool answered() const;
+
     // Why the queue is broken; empty while it is not.
     [[nodiscard]] const std::string& broken() const { return broken_; }
     // Fails everything in flight with kNoAnswer. `why` becomes broken() if nothing did before.
