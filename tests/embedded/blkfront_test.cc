@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The blkif frontend of the embedded core against a backend of a few lines, written here: that data arrives in both
-// layouts, and that every mistake of a backend that Linux's blkfront punishes is punished by ours, or the tests that use
-// it prove nothing.
+// The blkif frontend of the embedded core against a backend of a few lines, written here: that data arrives
+// in both layouts, and that every mistake of a backend that Linux's blkfront punishes is punished by ours, or
+// the tests that use it prove nothing.
 #include <sys/mman.h>
 
 #include <catch2/catch_test_macros.hpp>
@@ -48,14 +48,17 @@ struct Backend {
         ReadWrite direct;
         std::memcpy(&direct, entry, sizeof direct);
         if (direct.operation != blkif::kIndirect)
-            return {direct.id, direct.operation, direct.sector_number,
+            return {direct.id,
+                    direct.operation,
+                    direct.sector_number,
                     {direct.segments, direct.segments + direct.nr_segments}};
         Indirect indirect;
         std::memcpy(&indirect, entry, sizeof indirect);
         Taken taken{indirect.id, indirect.indirect_operation, indirect.sector_number, {}};
         for (uint32_t first = 0; first < indirect.nr_segments; first += blkif::kSegmentsPerIndirectPage) {
             std::vector<blkif::Segment> page(blkif::kSegmentsPerIndirectPage);
-            copy(page.data(), indirect.indirect_grefs[first / blkif::kSegmentsPerIndirectPage], 0, xen::kPageSize, false);
+            copy(page.data(), indirect.indirect_grefs[first / blkif::kSegmentsPerIndirectPage], 0,
+                 xen::kPageSize, false);
             taken.segments.insert(taken.segments.end(), page.begin(), page.end());
         }
         taken.segments.resize(indirect.nr_segments);
@@ -168,7 +171,9 @@ struct Transfer {
         request.first_sector = first_sector;
         request.data = data.data();
         request.owner = this;
-        request.done = [](frontend::Request& r, int result) { static_cast<Transfer*>(r.owner)->status = result; };
+        request.done = [](frontend::Request& r, int result) {
+            static_cast<Transfer*>(r.owner)->status = result;
+        };
     }
 };
 
@@ -216,7 +221,8 @@ TEST_CASE("a full ring takes no more, and wraps") {
         t.queue.push();
         t.backend.serve_all();
         REQUIRE(t.queue.wait(5000));
-        for (size_t i = 0; i < t.queue.entries(); ++i) CHECK(writes[i].status == 0);
+        for (size_t i = 0; i < t.queue.entries(); ++i)
+            CHECK(writes[i].status == 0);
     }
 }
 

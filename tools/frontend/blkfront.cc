@@ -29,20 +29,24 @@ Result<std::unique_ptr<Blkfront>> Blkfront::create(const Options& options) {
     xen::embedded::Guest guest = TRY(xen::embedded::Guest::connect(options.domid));
     xen::embedded::StoreClient store = TRY(xen::embedded::StoreClient::open(options.domid));
     std::unique_ptr<Blkfront> front(new Blkfront(options, std::move(guest), std::move(store)));
-    front->frontend_ = "/local/domain/" + std::to_string(options.domid) + "/device/vbd/" + std::to_string(options.devid);
+    front->frontend_ =
+        "/local/domain/" + std::to_string(options.domid) + "/device/vbd/" + std::to_string(options.devid);
     TRY(front->find_backend());
     return front;
 }
 
 Result<void> Blkfront::find_backend() {
     backend_ = TRY(store_.read(frontend_ + "/backend"));
-    const std::optional<uint64_t> domid = xen::parse_number(TRY(store_.read(frontend_ + "/backend-id")), 0, 0x7fef);
+    const std::optional<uint64_t> domid =
+        xen::parse_number(TRY(store_.read(frontend_ + "/backend-id")), 0, 0x7fef);
     if (!domid) return Error{EINVAL, frontend_ + "/backend-id is not a domain"};
     backend_domid_ = static_cast<uint16_t>(*domid);
     return store_.watch(backend_ + "/state", kToken);
 }
 
-XenbusState Blkfront::backend_state() { return xen::parse_state(store_.get(backend_ + "/state")); }
+XenbusState Blkfront::backend_state() {
+    return xen::parse_state(store_.get(backend_ + "/state"));
+}
 
 Result<void> Blkfront::set_state(XenbusState state) {
     // As xenbus_switch_state does: never brings back a directory that the toolstack has removed.
@@ -61,7 +65,8 @@ Result<void> Blkfront::wait_backend(const std::function<bool(XenbusState)>& want
         if (wanted(state)) return {};
         if (bearable && !bearable(state))
             return Error{ECONNABORTED, "wait for " + backend_ + ": it went to " + xen::to_string(state)};
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+        const auto left =
+            std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
         if (left.count() <= 0)
             return Error{ETIMEDOUT, "wait for " + backend_ + ": it stays in " + xen::to_string(state)};
         Result<xen::embedded::StoreEvent> event = store_.wait_event(static_cast<int>(left.count()));
@@ -78,8 +83,8 @@ uint64_t Blkfront::backend_number(const std::string& key, uint64_t fallback) {
 Result<void> Blkfront::publish() {
     drop_rings();
     info_ = {};
-    info_.ring_order =
-        static_cast<uint32_t>(std::min<uint64_t>(options_.ring_order, backend_number("max-ring-page-order", 0)));
+    info_.ring_order = static_cast<uint32_t>(
+        std::min<uint64_t>(options_.ring_order, backend_number("max-ring-page-order", 0)));
     info_.queues = static_cast<uint32_t>(
         std::clamp<uint64_t>(backend_number("multi-queue-max-queues", 1), 1, std::max(options_.queues, 1U)));
     for (uint32_t i = 0; i < info_.queues; ++i)
@@ -91,11 +96,13 @@ Result<void> Blkfront::publish() {
 Result<void> Blkfront::write_nodes(uint32_t tx) {
     for (const char* key : {"ring-ref", "event-channel", "ring-page-order", "multi-queue-num-queues"})
         (void)store_.remove(frontend_ + "/" + key, tx);
-    if (info_.ring_order > 0) TRY(store_.write(frontend_ + "/ring-page-order", std::to_string(info_.ring_order), tx));
+    if (info_.ring_order > 0)
+        TRY(store_.write(frontend_ + "/ring-page-order", std::to_string(info_.ring_order), tx));
     if (info_.queues > 1)
         TRY(store_.write(frontend_ + "/multi-queue-num-queues", std::to_string(info_.queues), tx));
     for (uint32_t i = 0; i < info_.queues; ++i) {
-        const std::string directory = info_.queues > 1 ? frontend_ + "/queue-" + std::to_string(i) : frontend_;
+        const std::string directory =
+            info_.queues > 1 ? frontend_ + "/queue-" + std::to_string(i) : frontend_;
         const std::vector<uint32_t>& refs = queues_[i].ring_refs();
         for (uint32_t page = 0; page < refs.size(); ++page)
             TRY(store_.write(directory + "/ring-ref" + (info_.ring_order > 0 ? std::to_string(page) : ""),
@@ -111,7 +118,8 @@ Result<void> Blkfront::write_nodes(uint32_t tx) {
 void Blkfront::read_info() {
     info_.sectors = backend_number("sectors", 0);
     info_.sector_size = static_cast<uint32_t>(backend_number("sector-size", 0));
-    info_.physical_sector_size = static_cast<uint32_t>(backend_number("physical-sector-size", info_.sector_size));
+    info_.physical_sector_size =
+        static_cast<uint32_t>(backend_number("physical-sector-size", info_.sector_size));
     const uint64_t bits = backend_number("info", 0);
     info_.read_only = (bits & xen::blkif::kInfoReadOnly) != 0;
     info_.cdrom = (bits & xen::blkif::kInfoCdrom) != 0;
@@ -124,7 +132,8 @@ void Blkfront::read_info() {
     info_.persistent = options_.persistent && backend_number("feature-persistent", 0) != 0;
     const uint64_t indirect = backend_number("feature-max-indirect-segments", 0);
     const uint64_t offered = std::max<uint64_t>(indirect, xen::blkif::kMaxDirectSegments);
-    info_.max_segments = static_cast<uint32_t>(std::min<uint64_t>(std::max(options_.max_segments, 1U), offered));
+    info_.max_segments =
+        static_cast<uint32_t>(std::min<uint64_t>(std::max(options_.max_segments, 1U), offered));
 }
 
 Result<void> Blkfront::finish() {
@@ -154,10 +163,12 @@ Result<void> Blkfront::close() {
         TRY(set_state(XenbusState::closing));
         TRY(wait_backend(ends_a_disk));
         TRY(set_state(XenbusState::closed));
-        TRY(wait_backend([](XenbusState s) { return s == XenbusState::closed || s == XenbusState::unknown; }));
+        TRY(wait_backend(
+            [](XenbusState s) { return s == XenbusState::closed || s == XenbusState::unknown; }));
     }
     // The backend answers all it took before it says Closed.
-    for (Queue& queue : queues_) (void)queue.reap();
+    for (Queue& queue : queues_)
+        (void)queue.reap();
     drop_rings();
     return {};
 }
@@ -166,8 +177,8 @@ Result<void> Blkfront::push_state(XenbusState state, const std::function<bool(Xe
     constexpr int kPollMs = 20;
     for (int waited = 0; !reached(backend_state()); waited += kPollMs) {
         if (waited > options_.timeout_ms)
-            return Error{ETIMEDOUT, std::string("write ") + xen::to_string(state) + ": " + backend_ + " stays in " +
-                                        xen::to_string(backend_state())};
+            return Error{ETIMEDOUT, std::string("write ") + xen::to_string(state) + ": " + backend_ +
+                                        " stays in " + xen::to_string(backend_state())};
         TRY(set_state(state));
         (void)store_.wait_event(kPollMs);
     }
@@ -209,16 +220,20 @@ Result<void> Blkfront::kexec() {
 Result<void> Blkfront::resume() {
     std::vector<Request*> pending;
     for (Queue& queue : queues_)
-        for (Request* request : queue.take_pending()) pending.push_back(request);
+        for (Request* request : queue.take_pending())
+            pending.push_back(request);
     // Everything that was announced before the new rings does not count as the backend's answer to them.
     while (store_.next_event()) {
     }
     TRY(publish());
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(options_.timeout_ms);
     for (bool answered = false; !answered;) {
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-        Result<xen::embedded::StoreEvent> event = store_.wait_event(static_cast<int>(std::max<int64_t>(left.count(), 0)));
-        if (!event.ok()) return Error{event.error().code, "resume: " + backend_ + " does not connect to the new rings"};
+        const auto left =
+            std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+        Result<xen::embedded::StoreEvent> event =
+            store_.wait_event(static_cast<int>(std::max<int64_t>(left.count(), 0)));
+        if (!event.ok())
+            return Error{event.error().code, "resume: " + backend_ + " does not connect to the new rings"};
         answered = backend_state() == XenbusState::connected;
     }
     TRY(finish());
@@ -232,13 +247,15 @@ Result<void> Blkfront::resume() {
                                             (queue.broken().empty() ? "" : ", " + queue.broken())};
         }
     }
-    for (Queue& queue : queues_) queue.push();
+    for (Queue& queue : queues_)
+        queue.push();
     return {};
 }
 
 Change Blkfront::poll_backend() {
     bool changed = false;
-    while (store_.next_event()) changed = true;
+    while (store_.next_event())
+        changed = true;
     if (!changed || !connected_) return Change::none;
     const XenbusState state = backend_state();
     if (ends_a_disk(state)) {

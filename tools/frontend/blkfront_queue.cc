@@ -15,17 +15,26 @@ namespace {
 
 namespace blkif = xen::blkif;
 
-xen::SharedRingHeader& header(std::byte* ring) { return *reinterpret_cast<xen::SharedRingHeader*>(ring); }
+xen::SharedRingHeader& header(std::byte* ring) {
+    return *reinterpret_cast<xen::SharedRingHeader*>(ring);
+}
 
-uint32_t load(uint32_t& shared) { return std::atomic_ref(shared).load(std::memory_order_acquire); }
+uint32_t load(uint32_t& shared) {
+    return std::atomic_ref(shared).load(std::memory_order_acquire);
+}
 
 uint8_t operation_of(Op op) {
     switch (op) {
-        case Op::read: return blkif::kRead;
-        case Op::write: return blkif::kWrite;
-        case Op::flush: return blkif::kFlush;
-        case Op::barrier: return blkif::kWriteBarrier;
-        case Op::discard: return blkif::kDiscard;
+        case Op::read:
+            return blkif::kRead;
+        case Op::write:
+            return blkif::kWrite;
+        case Op::flush:
+            return blkif::kFlush;
+        case Op::barrier:
+            return blkif::kWriteBarrier;
+        case Op::discard:
+            return blkif::kDiscard;
     }
     return blkif::kReserved;
 }
@@ -84,7 +93,8 @@ Result<Queue> Queue::create(xen::embedded::Guest& guest, const QueueOptions& opt
     queue.port_ = TRY(guest.alloc_unbound_port(options.backend_domid));
     queue.entries_ = xen::ring_entries(size_t{pages} * kPageSize, blkif::entry_size(options.abi));
     queue.slots_.resize(queue.entries_);
-    for (uint32_t id = queue.entries_; id > 0; --id) queue.free_slots_.push_back(id - 1);
+    for (uint32_t id = queue.entries_; id > 0; --id)
+        queue.free_slots_.push_back(id - 1);
     return queue;
 }
 
@@ -104,8 +114,10 @@ Result<void> Queue::start(const DataOptions& options) {
     pool_frame_ = TRY(guest_->alloc_pages(data_.pool_pages));
     pool_refs_ = TRY(guest_->alloc_refs(data_.pool_pages));
     granted_.assign(data_.pool_pages, false);
-    for (uint32_t page = data_.pool_pages; page > 0; --page) free_pages_.push_back(page - 1);
-    for (Slot& slot : slots_) slot.pages.reserve(least);
+    for (uint32_t page = data_.pool_pages; page > 0; --page)
+        free_pages_.push_back(page - 1);
+    for (Slot& slot : slots_)
+        slot.pages.reserve(least);
     return {};
 }
 
@@ -118,7 +130,8 @@ void Queue::fill_segments(Slot& slot, const Request& request, blkif::Segment* se
     uint32_t first = request.first_sector;
     for (uint32_t i = 0; i < slot.data_pages; ++i) {
         const uint32_t take = std::min(left, blkif::kSectorsPerPage - first);
-        segments[i] = {pool_refs_[slot.pages[i]], static_cast<uint8_t>(first), static_cast<uint8_t>(first + take - 1), 0};
+        segments[i] = {pool_refs_[slot.pages[i]], static_cast<uint8_t>(first),
+                       static_cast<uint8_t>(first + take - 1), 0};
         left -= take;
         first = 0;
     }
@@ -146,13 +159,15 @@ void Queue::copy_out(const Slot& slot, const Request& request) const {
 
 bool Queue::submit(Request& request) {
     const uint32_t data_pages = pages_of(request);
-    INVARIANT(data_pages <= data_.max_segments && request.length % kSectorSize == 0 && request.first_sector < 8);
+    INVARIANT(data_pages <= data_.max_segments && request.length % kSectorSize == 0 &&
+              request.first_sector < 8);
     const bool indirect =
         data_pages > blkif::kMaxDirectSegments && (request.op == Op::read || request.op == Op::write);
     INVARIANT(indirect || data_pages <= blkif::kMaxDirectSegments);
     const uint32_t indirect_pages =
         indirect ? (data_pages + blkif::kSegmentsPerIndirectPage - 1) / blkif::kSegmentsPerIndirectPage : 0;
-    if (!broken_.empty() || free_slots_.empty() || free_pages_.size() < data_pages + indirect_pages) return false;
+    if (!broken_.empty() || free_slots_.empty() || free_pages_.size() < data_pages + indirect_pages)
+        return false;
 
     const uint32_t id = free_slots_.back();
     free_slots_.pop_back();
@@ -181,7 +196,8 @@ bool Queue::submit(Request& request) {
 void Queue::write_entry(uint32_t id, Slot& slot, const Request& request) {
     const auto indirect_pages = static_cast<uint32_t>(slot.pages.size()) - slot.data_pages;
     uint32_t refs[blkif::kMaxIndirectPages] = {};
-    for (uint32_t i = 0; i < indirect_pages; ++i) refs[i] = pool_refs_[slot.pages[slot.data_pages + i]];
+    for (uint32_t i = 0; i < indirect_pages; ++i)
+        refs[i] = pool_refs_[slot.pages[slot.data_pages + i]];
     const size_t size = blkif::entry_size(options_.abi);
     std::byte* entry = ring_ + sizeof(xen::SharedRingHeader) + (req_prod_ & (entries_ - 1)) * size;
     blkif::Segment* direct =
@@ -196,12 +212,14 @@ void Queue::write_entry(uint32_t id, Slot& slot, const Request& request) {
         return;
     }
     // The pool's pages need not be neighbours, so the segments are made aside and copied page by page.
-    thread_local std::vector<blkif::Segment> segments(blkif::kMaxIndirectPages * blkif::kSegmentsPerIndirectPage);
+    thread_local std::vector<blkif::Segment> segments(blkif::kMaxIndirectPages *
+                                                      blkif::kSegmentsPerIndirectPage);
     fill_segments(slot, request, segments.data());
     for (uint32_t i = 0; i < indirect_pages; ++i) {
         const uint32_t first = i * blkif::kSegmentsPerIndirectPage;
         const uint32_t count = std::min(slot.data_pages - first, blkif::kSegmentsPerIndirectPage);
-        std::memcpy(pool_page(slot.pages[slot.data_pages + i]), &segments[first], count * sizeof(blkif::Segment));
+        std::memcpy(pool_page(slot.pages[slot.data_pages + i]), &segments[first],
+                    count * sizeof(blkif::Segment));
     }
 }
 
@@ -218,14 +236,17 @@ void Queue::push() {
     }
 }
 
-bool Queue::answered() const { return load(header(ring_).rsp_prod) == pushed_; }
+bool Queue::answered() const {
+    return load(header(ring_).rsp_prod) == pushed_;
+}
 
 uint32_t Queue::reap(bool arm) {
     uint32_t taken = 0;
     while (broken_.empty()) {
         const uint32_t rsp_prod = load(header(ring_).rsp_prod);
         if (rsp_prod - rsp_cons_ > pushed_ - rsp_cons_) {
-            fail("rsp_prod " + std::to_string(rsp_prod) + " is past the last request, " + std::to_string(pushed_));
+            fail("rsp_prod " + std::to_string(rsp_prod) + " is past the last request, " +
+                 std::to_string(pushed_));
             break;
         }
         while (rsp_cons_ != rsp_prod) {
@@ -291,17 +312,21 @@ bool Queue::end_access(Slot& slot) {
 void Queue::free_slot(uint32_t id) {
     Slot& slot = slots_[id];
     slot.request = nullptr;
-    for (const uint32_t page : slot.pages) free_pages_.push_back(page);
+    for (const uint32_t page : slot.pages)
+        free_pages_.push_back(page);
     slot.pages.clear();
     free_slots_.push_back(id);
 }
 
 void Queue::fail(std::string why) {
     if (broken_.empty()) broken_ = std::move(why);
-    for (Request* request : take_pending()) request->done(*request, kNoAnswer);
+    for (Request* request : take_pending())
+        request->done(*request, kNoAnswer);
 }
 
-void Queue::fail_all(const std::string& why) { fail(why); }
+void Queue::fail_all(const std::string& why) {
+    fail(why);
+}
 
 std::vector<Request*> Queue::take_pending() {
     std::vector<std::pair<uint64_t, Request*>> pending;
@@ -313,7 +338,8 @@ std::vector<Request*> Queue::take_pending() {
     }
     std::sort(pending.begin(), pending.end());
     std::vector<Request*> requests;
-    for (const auto& [sequence, request] : pending) requests.push_back(request);
+    for (const auto& [sequence, request] : pending)
+        requests.push_back(request);
     return requests;
 }
 

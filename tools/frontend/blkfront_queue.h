@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One queue of a blkif frontend on the embedded core: a ring, an event channel, and the pages that data goes through.
+// One queue of a blkif frontend on the embedded core: a ring, an event channel, and the pages that data goes
+// through.
 //
-// It is as strict with its backend as Linux's blkfront (drivers/block/xen-blkfront.c, Linux 6.1), because that is the
-// frontend a backend has to live with: a response with an id past the ring, for a request that is not pending, with
-// another operation than the request's, more responses than requests, or, without persistent grants, a page that is
-// still mapped when its request is answered, and the queue is broken for good. Unlike a real guest's, whose requests
-// then hang, ours fail, so that a tool ends and can say why (broken()).
+// It is as strict with its backend as Linux's blkfront (drivers/block/xen-blkfront.c, Linux 6.1), because
+// that is the frontend a backend has to live with: a response with an id past the ring, for a request that is
+// not pending, with another operation than the request's, more responses than requests, or, without
+// persistent grants, a page that is still mapped when its request is answered, and the queue is broken for
+// good. Unlike a real guest's, whose requests then hang, ours fail, so that a tool ends and can say why
+// (broken()).
 //
-// Data is copied between the caller's memory and granted pages of a pool, as blkfront does with persistent grants; the
-// pool stands for the guest's page cache otherwise. Nothing is allocated per request.
+// Data is copied between the caller's memory and granted pages of a pool, as blkfront does with persistent
+// grants; the pool stands for the guest's page cache otherwise. Nothing is allocated per request.
 //
 // Thread: one at a time.
 #pragma once
@@ -29,20 +31,21 @@ enum class Op : uint8_t { read, write, flush, barrier, discard };
 
 inline constexpr uint32_t kSectorSize = 512;
 inline constexpr uint32_t kPageSize = 4096;
-// A result beside those of the protocol (0 and below down to -32768): the queue broke or was closed before an answer.
+// A result beside those of the protocol (0 and below down to -32768): the queue broke or was closed before an
+// answer.
 inline constexpr int kNoAnswer = -100000;
 
 // Belongs to the caller and stays where it is until `done` is called.
 struct Request {
     Op op = Op::read;
-    bool secure = false;         // discard
-    uint8_t first_sector = 0;    // where in its first page the data begins, 0..7
-    uint32_t length = 0;         // bytes of data: read, write, barrier; allowed with flush
-    std::byte* data = nullptr;   // null: the pages keep what they hold (benchmarks)
+    bool secure = false;        // discard
+    uint8_t first_sector = 0;   // where in its first page the data begins, 0..7
+    uint32_t length = 0;        // bytes of data: read, write, barrier; allowed with flush
+    std::byte* data = nullptr;  // null: the pages keep what they hold (benchmarks)
     uint64_t sector = 0;
-    uint64_t sectors = 0;        // discard
+    uint64_t sectors = 0;                          // discard
     void (*done)(Request&, int status) = nullptr;  // status as the backend wrote it, or kNoAnswer
-    void* owner = nullptr;       // the caller's
+    void* owner = nullptr;                         // the caller's
 };
 
 struct QueueOptions {
@@ -117,8 +120,8 @@ class Queue {
     struct Slot {
         Request* request = nullptr;  // null: not pending
         uint64_t sequence = 0;
-        uint8_t operation = 0;       // that a response must carry
-        std::vector<uint32_t> pages; // of the pool: data first, then indirect pages
+        uint8_t operation = 0;        // that a response must carry
+        std::vector<uint32_t> pages;  // of the pool: data first, then indirect pages
         uint32_t data_pages = 0;
     };
 
@@ -149,8 +152,8 @@ class Queue {
     std::vector<Slot> slots_;
     std::vector<uint32_t> free_slots_;
     uint32_t pool_frame_ = 0;
-    std::vector<uint32_t> pool_refs_;    // page n of the pool is granted under reference n
-    std::vector<bool> granted_;          // persistent grants stay
+    std::vector<uint32_t> pool_refs_;  // page n of the pool is granted under reference n
+    std::vector<bool> granted_;        // persistent grants stay
     std::vector<uint32_t> free_pages_;
     bool released_ = false;
     std::string broken_;

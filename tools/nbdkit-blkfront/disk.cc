@@ -135,7 +135,9 @@ int Disk::write(const std::byte* from, uint64_t offset, uint32_t length) {
     return run(Op::write, const_cast<std::byte*>(from), offset / kSectorSize, length / kSectorSize);
 }
 
-int Disk::flush() { return run(Op::flush, nullptr, 0, 0); }
+int Disk::flush() {
+    return run(Op::flush, nullptr, 0, 0);
+}
 
 int Disk::discard(uint64_t offset, uint64_t length) {
     return run(Op::discard, nullptr, offset / kSectorSize, length / kSectorSize);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Disk: a blkif frontend that several threads use at once, each waiting for its own request, as nbdkit's threads do.
+// Disk: a blkif frontend that several threads use at once, each waiting for its own request, as nbdkit's
+// threads do.
 //
-// A caller takes a queue's lock, puts its pieces into the ring and notifies from its own thread; one thread per queue
-// waits for the backend's events and wakes the callers. One more thread answers the backend's changes on XenBus, so that
-// the disk can be detached under a running server: what is in flight then fails with EIO.
+// A caller takes a queue's lock, puts its pieces into the ring and notifies from its own thread; one thread
+// per queue waits for the backend's events and wakes the callers. One more thread answers the backend's
+// changes on XenBus, so that the disk can be detached under a running server: what is in flight then fails
+// with EIO.
 #pragma once
 
 #include <atomic>

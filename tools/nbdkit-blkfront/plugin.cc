@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// An nbdkit plugin that is a guest: what an NBD client does to the exported disk goes through a blkif ring of the
-// embedded core to whatever backend serves the guest's disk. So qemu-io, nbdcopy, fio and (through nbdfuse) the
-// kernel's file systems are real clients of that backend.
+// An nbdkit plugin that is a guest: what an NBD client does to the exported disk goes through a blkif ring of
+// the embedded core to whatever backend serves the guest's disk. So qemu-io, nbdcopy, fio and (through
+// nbdfuse) the kernel's file systems are real clients of that backend.
 //
-// The connection to the core is made after nbdkit has forked and is shared by all NBD connections: a guest's disk has
-// one frontend. Requests not aligned to 512 bytes are refused by nbdkit itself (block_size).
+// The connection to the core is made after nbdkit has forked and is shared by all NBD connections: a guest's
+// disk has one frontend. Requests not aligned to 512 bytes are refused by nbdkit itself (block_size).
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
@@ -104,11 +104,17 @@ int after_fork() {
     return 0;
 }
 
-void cleanup() { disk.reset(); }
+void cleanup() {
+    disk.reset();
+}
 
-void* open_connection(int) { return NBDKIT_HANDLE_NOT_NEEDED; }
+void* open_connection(int) {
+    return NBDKIT_HANDLE_NOT_NEEDED;
+}
 
-int64_t get_size(void*) { return static_cast<int64_t>(disk->info().sectors * ringback::frontend::kSectorSize); }
+int64_t get_size(void*) {
+    return static_cast<int64_t>(disk->info().sectors * ringback::frontend::kSectorSize);
+}
 
 int block_size(void*, uint32_t* minimum, uint32_t* preferred, uint32_t* maximum) {
     *minimum = ringback::frontend::kSectorSize;
@@ -117,12 +123,22 @@ int block_size(void*, uint32_t* minimum, uint32_t* preferred, uint32_t* maximum)
     return 0;
 }
 
-int can_write(void*) { return disk->info().read_only ? 0 : 1; }
-int can_flush(void*) { return disk->info().flush ? 1 : 0; }
-int can_trim(void*) { return disk->info().discard ? 1 : 0; }
+int can_write(void*) {
+    return disk->info().read_only ? 0 : 1;
+}
+int can_flush(void*) {
+    return disk->info().flush ? 1 : 0;
+}
+int can_trim(void*) {
+    return disk->info().discard ? 1 : 0;
+}
 // A flush on any connection covers what was answered on all of them.
-int can_multi_conn(void*) { return 1; }
-int can_fua(void*) { return NBDKIT_FUA_EMULATE; }
+int can_multi_conn(void*) {
+    return 1;
+}
+int can_fua(void*) {
+    return NBDKIT_FUA_EMULATE;
+}
 
 // 0, or -1 with the error told to nbdkit.
 int answer(const char* what, int error) {
@@ -133,7 +149,9 @@ int answer(const char* what, int error) {
     return -1;
 }
 
-bool aligned(uint64_t number) { return number % ringback::frontend::kSectorSize == 0; }
+bool aligned(uint64_t number) {
+    return number % ringback::frontend::kSectorSize == 0;
+}
 
 int pread(void*, void* to, uint32_t count, uint64_t offset, uint32_t) {
     if (!aligned(count) || !aligned(offset)) return answer("read", EINVAL);
@@ -145,7 +163,9 @@ int pwrite(void*, const void* from, uint32_t count, uint64_t offset, uint32_t) {
     return answer("write", disk->write(static_cast<const std::byte*>(from), offset, count));
 }
 
-int flush(void*, uint32_t) { return answer("flush", disk->flush()); }
+int flush(void*, uint32_t) {
+    return answer("flush", disk->flush());
+}
 
 int trim(void*, uint32_t count, uint64_t offset, uint32_t) {
     if (!aligned(count) || !aligned(offset)) return answer("trim", EINVAL);

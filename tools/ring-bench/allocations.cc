@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Counts what this process allocates with operator new. In a file of its own: inlined into its callers, the compiler
-// would take the pair of malloc and free for a mismatch.
+// Counts what this process allocates with operator new. In a file of its own: inlined into its callers, the
+// compiler would take the pair of malloc and free for a mismatch.
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -13,7 +13,9 @@ std::atomic<uint64_t> count{0};
 }
 
 namespace ringback::bench {
-uint64_t allocations() { return count.load(std::memory_order_relaxed); }
+uint64_t allocations() {
+    return count.load(std::memory_order_relaxed);
+}
 }  // namespace ringback::bench
 
 void* operator new(size_t size) {
@@ -21,5 +23,9 @@ void* operator new(size_t size) {
     if (void* memory = std::malloc(size)) return memory;
     throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, size_t) noexcept {
+    std::free(memory);
+}

@@ -28,11 +28,13 @@ Result<std::unique_ptr<BareLoop>> BareLoop::open(const std::string& path, bool d
         return os_error(-error, "make an io_uring");
     loop->ring_open_ = true;
     const int fd = loop->file_.get();
-    if (int error = io_uring_register_files(&loop->ring_, &fd, 1); error < 0) return os_error(-error, "register " + path);
+    if (int error = io_uring_register_files(&loop->ring_, &fd, 1); error < 0)
+        return os_error(-error, "register " + path);
     const iovec vector{memory, loop->buffer_bytes_};
     if (int error = io_uring_register_buffers(&loop->ring_, &vector, 1); error < 0)
         return os_error(-error, "register buffers");
-    if (int error = io_uring_register_ring_fd(&loop->ring_); error < 0) return os_error(-error, "register the ring");
+    if (int error = io_uring_register_ring_fd(&loop->ring_); error < 0)
+        return os_error(-error, "register the ring");
     return loop;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The denominator: an io_uring loop on the file with nothing around it. It uses what a good program would: a registered
-// file, registered buffers, one thread that owns the ring, one system call for a batch.
+// The denominator: an io_uring loop on the file with nothing around it. It uses what a good program would: a
+// registered file, registered buffers, one thread that owns the ring, one system call for a batch.
 #pragma once
 
 #include <liburing.h>
@@ -17,7 +17,8 @@ namespace ringback::bench {
 
 class BareLoop {
   public:
-    [[nodiscard]] static Result<std::unique_ptr<BareLoop>> open(const std::string& path, bool direct, uint32_t depth);
+    [[nodiscard]] static Result<std::unique_ptr<BareLoop>> open(const std::string& path, bool direct,
+                                                                uint32_t depth);
     ~BareLoop();
     BareLoop(const BareLoop&) = delete;
     BareLoop& operator=(const BareLoop&) = delete;

@@ -22,7 +22,8 @@ namespace {
 template <typename Body>
 double ns_each(uint32_t count, Body body) {
     const uint64_t start = monotonic_ns();
-    for (uint32_t i = 0; i < count; ++i) body(i);
+    for (uint32_t i = 0; i < count; ++i)
+        body(i);
     return static_cast<double>(monotonic_ns() - start) / count;
 }
 

@@ -30,10 +30,15 @@ Result<std::unique_ptr<Core>> Core::start() {
     posix_spawn_file_actions_init(&actions);
     // dup2 onto itself clears FD_CLOEXEC in posix_spawn.
     posix_spawn_file_actions_adddup2(&actions, write_end.get(), kReadyFd);
-    const char* argv[] = {RINGBACK_CORE_BINARY, "--directory", core->directory_.c_str(), "--exit-with-parent",
-                          "--ready-fd", "3", nullptr};
-    const int error =
-        ::posix_spawn(&core->pid_, RINGBACK_CORE_BINARY, &actions, nullptr, const_cast<char**>(argv), environ);
+    const char* argv[] = {RINGBACK_CORE_BINARY,
+                          "--directory",
+                          core->directory_.c_str(),
+                          "--exit-with-parent",
+                          "--ready-fd",
+                          "3",
+                          nullptr};
+    const int error = ::posix_spawn(&core->pid_, RINGBACK_CORE_BINARY, &actions, nullptr,
+                                    const_cast<char**>(argv), environ);
     posix_spawn_file_actions_destroy(&actions);
     if (error != 0) return os_error(error, std::string("start ") + RINGBACK_CORE_BINARY);
     write_end.reset();

@@ -31,7 +31,9 @@ CpuNoise::Sample CpuNoise::sample() {
     return s;
 }
 
-void CpuNoise::start() { begin_ = sample(); }
+void CpuNoise::start() {
+    begin_ = sample();
+}
 
 double CpuNoise::others() const {
     const Sample now = sample();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How much CPU others used during a slice. A slice in which it was more than a twentieth of a core says little.
+// How much CPU others used during a slice. A slice in which it was more than a twentieth of a core says
+// little.
 #pragma once
 
 #include <cstdint>

@@ -24,7 +24,8 @@ class Addresses {
         state_ ^= state_ >> 12;
         state_ ^= state_ << 25;
         state_ ^= state_ >> 27;
-        return static_cast<uint64_t>((static_cast<unsigned __int128>(state_ * 2685821657736338717ULL) * blocks_) >> 64);
+        return static_cast<uint64_t>(
+            (static_cast<unsigned __int128>(state_ * 2685821657736338717ULL) * blocks_) >> 64);
     }
 
   private:
@@ -42,7 +43,7 @@ struct Slice {
     uint64_t operations = 0;
     uint64_t timed_ns = 0;  // what the comparison is about
     uint64_t wall_ns = 0;
-    uint64_t cpu_ns = 0;    // of this thread: unmoved by others on the same core
+    uint64_t cpu_ns = 0;  // of this thread: unmoved by others on the same core
     uint64_t errors = 0;
 };
 

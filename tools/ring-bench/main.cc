@@ -2,10 +2,11 @@
 //
 // ring-bench: what a request costs in blkback-worker, beside the same I/O without a ring.
 //
-// Slices of both loops take turns, A B A B, so that a machine that changes its speed changes it for both; reported are
-// medians with their extremes. A slice during which others used the CPU is measured again, a few times, and then kept
-// and said so. Times are for people; the counts (io_uring_enter, notifies, grant copies and allocations per request)
-// are exact on any machine. docs/benchmarks.md has the meaning of each figure and the bars.
+// Slices of both loops take turns, A B A B, so that a machine that changes its speed changes it for both;
+// reported are medians with their extremes. A slice during which others used the CPU is measured again, a few
+// times, and then kept and said so. Times are for people; the counts (io_uring_enter, notifies, grant copies
+// and allocations per request) are exact on any machine. docs/benchmarks.md has the meaning of each figure
+// and the bars.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -37,8 +38,8 @@ struct Settings {
     bool json = false;
 };
 
-constexpr double kNoisy = 0.05;       // cores used by others
-constexpr uint32_t kRetries = 2;      // of one slice
+constexpr double kNoisy = 0.05;   // cores used by others
+constexpr uint32_t kRetries = 2;  // of one slice
 
 struct Series {
     std::vector<double> ns;  // per operation
@@ -140,23 +141,31 @@ nlohmann::json to_json(const Outcome& o) {
 }
 
 void print(const Calibration& c) {
-    fmt::print("calibration: syscall {:.0f} ns, 4 KiB copy {:.0f} ns (L2) {:.0f} ns (DRAM), cores' ping-pong {:.0f} ns, "
-               "eventfd wake {:.1f} us\n\n",
-               c.syscall_ns, c.copy_l2_ns, c.copy_dram_ns, c.ping_pong_ns, c.eventfd_wake_us);
-    fmt::print("{:22} {:>24} {:>24} {:>6} {:>6} {:>6}  per request: {:>7} {:>7} {:>7} {:>6}\n", "", "bare io_uring, ns",
-               "ring + image, ns", "ratio", "all", "cpu", "enters", "notify", "copies", "allocs");
+    fmt::print(
+        "calibration: syscall {:.0f} ns, 4 KiB copy {:.0f} ns (L2) {:.0f} ns (DRAM), cores' ping-pong {:.0f} "
+        "ns, "
+        "eventfd wake {:.1f} us\n\n",
+        c.syscall_ns, c.copy_l2_ns, c.copy_dram_ns, c.ping_pong_ns, c.eventfd_wake_us);
+    fmt::print("{:22} {:>24} {:>24} {:>6} {:>6} {:>6}  per request: {:>7} {:>7} {:>7} {:>6}\n", "",
+               "bare io_uring, ns", "ring + image, ns", "ratio", "all", "cpu", "enters", "notify", "copies",
+               "allocs");
 }
 
 void print(const Outcome& o) {
     const auto each = [&](uint64_t count) { return per_operation(count, o.counts.operations); };
-    const auto span = [](const Series& s) { return fmt::format("{:.0f} ({:.0f}-{:.0f})", s.median(), s.min(), s.max()); };
-    fmt::print("{:9} qd{:<2} {:9} {:>23} {:>24} {:>6.3f} {:>6.3f} {:>6.3f} {:>21.4f} {:>7.4f} {:>7.4f} {:>6.4f}{}{}\n",
-               o.job.write ? "randwrite" : "randread", o.job.depth, o.persistent ? "persist." : "copy", span(o.bare),
-               span(o.ring), o.bare.median() / o.ring.median(), o.bare.median() / o.ring_with_frontend.median(),
-               o.bare_cpu.median() / o.ring_cpu.median(), each(o.counts.enters), each(o.counts.notifies_sent + o.counts.notifies_taken),
-               each(o.counts.grant_copy_calls), each(o.counts.allocations),
-               o.noisy_slices > 0 ? fmt::format("  {} noisy slices", o.noisy_slices) : "",
-               o.errors > 0 ? fmt::format("  {} ERRORS", o.errors) : "");
+    const auto span = [](const Series& s) {
+        return fmt::format("{:.0f} ({:.0f}-{:.0f})", s.median(), s.min(), s.max());
+    };
+    fmt::print(
+        "{:9} qd{:<2} {:9} {:>23} {:>24} {:>6.3f} {:>6.3f} {:>6.3f} {:>21.4f} {:>7.4f} {:>7.4f} "
+        "{:>6.4f}{}{}\n",
+        o.job.write ? "randwrite" : "randread", o.job.depth, o.persistent ? "persist." : "copy", span(o.bare),
+        span(o.ring), o.bare.median() / o.ring.median(), o.bare.median() / o.ring_with_frontend.median(),
+        o.bare_cpu.median() / o.ring_cpu.median(), each(o.counts.enters),
+        each(o.counts.notifies_sent + o.counts.notifies_taken), each(o.counts.grant_copy_calls),
+        each(o.counts.allocations),
+        o.noisy_slices > 0 ? fmt::format("  {} noisy slices", o.noisy_slices) : "",
+        o.errors > 0 ? fmt::format("  {} ERRORS", o.errors) : "");
     std::fflush(stdout);
 }
 
@@ -221,7 +230,8 @@ int main(int argc, char** argv) {
         ->check(CLI::Range(1, 1 << 20));
     app.add_flag("--direct", settings.direct, "O_DIRECT: measures the device, and whether we stall it");
     app.add_option("--slices", settings.slices, "Slices of each loop")->check(CLI::Range(1, 1000));
-    app.add_option("--slice-seconds", settings.slice_seconds, "Length of a slice")->check(CLI::Range(0.01, 60.0));
+    app.add_option("--slice-seconds", settings.slice_seconds, "Length of a slice")
+        ->check(CLI::Range(0.01, 60.0));
     app.add_flag("--json", settings.json, "Everything as JSON");
     CLI11_PARSE(app, argc, argv);
 

@@ -38,16 +38,16 @@ Result<void> RingLoop::start(const RingOptions& options) {
     UniqueFd file(::open(options.path.c_str(), O_RDWR | O_CLOEXEC | (options.direct ? O_DIRECT : 0)));
     if (!file) return os_error("open " + options.path);
     std::unique_ptr<image::Image> image =
-        TRY(image::open_image("raw", {std::move(file), true, options.direct, options.path}, *opener_, *reactor_,
-                              {.writable = true}));
+        TRY(image::open_image("raw", {std::move(file), true, options.direct, options.path}, *opener_,
+                              *reactor_, {.writable = true}));
     const xen::DeviceId id{"vbd", options.domid, 51712};
     UniqueFd journal_file(::memfd_create("journal", MFD_CLOEXEC));
     if (!journal_file || ::ftruncate(journal_file.get(), blk::kJournalBytes) != 0)
         return os_error("make a journal");
     blk::worker::Journal journal = TRY(blk::worker::Journal::map(journal_file.get(), id));
     device_ = std::make_unique<blk::worker::Device>(
-        id, blk::worker::Device::Resources{*reactor_, *events_, grants_, *buffers_, rings_by_port_}, std::move(image),
-        std::move(journal), true, options.direct,
+        id, blk::worker::Device::Resources{*reactor_, *events_, grants_, *buffers_, rings_by_port_},
+        std::move(image), std::move(journal), true, options.direct,
         blk::worker::Device::Callbacks{
             .disconnected = [this](blk::worker::Device&) { disconnected_ = true; },
             .failed = [this](blk::worker::Device&, const std::string&) { ++errors_; }});
@@ -60,7 +60,8 @@ Result<void> RingLoop::start(const RingOptions& options) {
     connect.queues[0].ring_refs[0] = queue_->ring_refs()[0];
     connect.queues[0].remote_port = queue_->port();
     TRY(device_->connect(connect));
-    TRY(queue_->start({.persistent = options.persistent, .max_segments = 11, .pool_pages = queue_->entries()}));
+    TRY(queue_->start(
+        {.persistent = options.persistent, .max_segments = 11, .pool_pages = queue_->entries()}));
     requests_.resize(queue_->entries());
     for (frontend::Request& request : requests_) {
         request.length = kBlock;
@@ -75,10 +76,12 @@ Result<void> RingLoop::start(const RingOptions& options) {
 RingLoop::~RingLoop() {
     if (device_ && device_->connected()) {
         device_->disconnect();
-        while (!disconnected_) reactor_->turn(false);
+        while (!disconnected_)
+            reactor_->turn(false);
     }
     device_.reset();
-    while (reactor_ && reactor_->in_flight() > 0) reactor_->turn(false);
+    while (reactor_ && reactor_->in_flight() > 0)
+        reactor_->turn(false);
     queue_.reset();
 }
 
@@ -94,7 +97,8 @@ RingCounts RingLoop::now() const {
 }
 
 void RingLoop::turn_until_answered() {
-    while (!queue_->answered() && errors_ == 0) reactor_->turn(true);
+    while (!queue_->answered() && errors_ == 0)
+        reactor_->turn(true);
 }
 
 Slice RingLoop::run(const Job& job, uint64_t duration_ns) {

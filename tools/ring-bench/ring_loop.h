@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The numerator: a blkif frontend and blkback-worker's own device, rings and reactor in one thread that does the work of
-// both in turn. The frontend fills the ring, the clock starts, the backend runs until every request is answered, the
-// clock stops, the frontend takes the answers. So what is timed is all that a backend does and nothing of a guest, and
-// no scheduler and no second core come into it.
+// The numerator: a blkif frontend and blkback-worker's own device, rings and reactor in one thread that does
+// the work of both in turn. The frontend fills the ring, the clock starts, the backend runs until every
+// request is answered, the clock stops, the frontend takes the answers. So what is timed is all that a
+// backend does and nothing of a guest, and no scheduler and no second core come into it.
 //
 // The frontend does not touch the data: a guest's own copying is not a backend's cost.
 #pragma once
@@ -28,12 +28,12 @@ struct RingOptions {
 
 struct RingCounts {
     uint64_t operations = 0;
-    uint64_t enters = 0;            // io_uring_enter
-    uint64_t notifies_sent = 0;     // backend to frontend
-    uint64_t notifies_taken = 0;    // frontend to backend
+    uint64_t enters = 0;          // io_uring_enter
+    uint64_t notifies_sent = 0;   // backend to frontend
+    uint64_t notifies_taken = 0;  // frontend to backend
     uint64_t grant_copy_calls = 0;
     uint64_t persistent_maps = 0;
-    uint64_t allocations = 0;       // operator new, frontend included
+    uint64_t allocations = 0;  // operator new, frontend included
 };
 
 class RingLoop {
