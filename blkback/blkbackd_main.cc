@@ -19,6 +19,7 @@ namespace {
 using namespace ringback;
 
 Result<void> serve(const blk::Config& config) {
+    ::signal(SIGPIPE, SIG_IGN);
     sigset_t signals;
     ::sigemptyset(&signals);
     ::sigaddset(&signals, SIGTERM);
@@ -35,7 +36,7 @@ Result<void> serve(const blk::Config& config) {
     loop.run([&supervisor] { supervisor->work(); });
     (void)::sd_notify(0, "STOPPING=1");
     log::notice("blkbackd ends; workers go on");
-    return {};
+    return supervisor->verdict();
 }
 
 }  // namespace

@@ -21,6 +21,8 @@ constexpr milliseconds kOpenPatience{3000};
 constexpr milliseconds kClosePatience{6000};
 // A supervisor's successor is there within a second; a worker tries every few hundred milliseconds.
 constexpr milliseconds kAdoptPatience{4000};
+// A disk that is in use is not given up because its worker is slow.
+constexpr milliseconds kAdoptServingPatience{30000};
 constexpr milliseconds kStoreTroublePause{1000};
 constexpr uint32_t kLockWaitMs = 2000;  // the guest's own former life may still hold the image while it reboots
 constexpr int kMaxSteps = 32;
@@ -153,10 +155,15 @@ bool Device::kernel_holds() const {
     return ::access(driver.c_str(), F_OK) == 0;
 }
 
-void Device::gather() {
+bool Device::gather() {
     const XenbusState frontend_before = view_.frontend;
-    view_.present = around_.store.exists(directory_);
+    const XenbusState backend_before = view_.backend;
     view_.backend = xen::read_state(around_.store, directory_);
+    // Only the toolstack writes Initialising, and only into a new directory.
+    if (view_.backend == XenbusState::initialising && backend_before != XenbusState::unknown) {
+        reborn_ = reborn_ || backend_before != XenbusState::initialising;
+    }
+    view_.present = around_.store.exists(directory_) && !reborn_;
     view_.frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
     view_.online = around_.store.read(directory_ + "/online") != "0";
     view_.script_opens = script_opens_;
@@ -192,11 +199,15 @@ void Device::gather() {
         log::error("{}: {}", id_.text(), error_);
     }
     refused_ = held;
+    // A lost connection reads as nodes that are gone, and would take every disk from its guest.
+    if (around_.store.own_domid()) return true;
+    around_.store_lost();
+    return false;
 }
 
 bool Device::look() {
     for (int step = 0; step < kMaxSteps; ++step) {
-        gather();
+        if (!gather()) return false;
         if (refused_ && view_.present) return false;
         const Action action = next_action(view_);
         if (action == Action::forget) return pending_ == 0;
@@ -298,7 +309,8 @@ void Device::request(MessageType type, const std::function<void(Message&)>& fill
 
 void Device::adopt() {
     image_ = ImagePhase::opening;
-    around_.workers.expect(id_.domid, kAdoptPatience);
+    const bool serving = xen::read_state(around_.store, directory_) == XenbusState::connected;
+    around_.workers.expect(id_.domid, serving ? kAdoptServingPatience : kAdoptPatience);
     request(MessageType::stats, [](Message&) {}, {}, [this](const Answer& answer) { finish_adoption(answer); });
 }
 
@@ -317,7 +329,7 @@ void Device::finish_adoption(const Answer& answer) {
         if (offer) connected_ = offer.value();
     }
     direct_ = answer.stats.direct != 0;
-    target_ = around_.store.read(directory_ + "/params").value_or("");
+    if (const auto target = find_target()) target_ = target.value().path;
     geometry_ = answer.geometry;
     if (image_ == ImagePhase::opening) {
         image_ = ImagePhase::open;
@@ -345,11 +357,15 @@ void Device::open_image() {
     if (const auto opened = try_open(); !opened) fail_image(opened.error().message);
 }
 
-Result<void> Device::try_open() {
+Result<Target> Device::find_target() const {
     const auto read = [&](const char* key) { return around_.store.read(directory_ + "/" + key).value_or(""); };
+    if (script_opens_) return parse_target(id_.kind, read("params"));
+    return prepared_target(read("physical-device-path"), read("physical-device"));
+}
+
+Result<void> Device::try_open() {
     if (frontend_.empty()) return Error{EINVAL, "its frontend path is not in the frontend domain's own directory"};
-    const Target target = script_opens_ ? TRY(parse_target(id_.kind, read("params")))
-                                        : TRY(prepared_target(read("physical-device-path"), read("physical-device")));
+    const Target target = TRY(find_target());
     target_ = target.path;
     OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_}));
     why_buffered_ = file.why_buffered;
@@ -374,6 +390,11 @@ Result<void> Device::try_open() {
 
 void Device::attached(const Answer& answer) {
     const bool unwanted = image_ == ImagePhase::closing;
+    if (answer.error == EEXIST) {
+        // An earlier supervisor ended between asking for this and saying so in the store. Not with this journal: again.
+        image_ = ImagePhase::open;
+        return close_image();
+    }
     if (answer.error != 0) {
         if (unwanted) return image_closed();
         return fail_image(answer.message.str());
@@ -456,6 +477,7 @@ void Device::worker_lost(const std::string& why) {
 
 void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) {
     if (image_ != ImagePhase::open) return done(Error{EBUSY, fmt::format("{} is not open", id_.text())});
+    if (resizing_) return done(Error{EBUSY, fmt::format("{} is being resized", id_.text())});
     if (bytes != 0) {
         if (!writable_) return done(Error{EROFS, fmt::format("{} is read-only: it is not grown", id_.text())});
         if (bytes < geometry_.bytes || bytes % 512 != 0) {
@@ -472,7 +494,9 @@ void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) 
             return done(os_error(fmt::format("grow {} to {} bytes", target_, bytes)));
         }
     }
+    resizing_ = true;
     request(MessageType::resize, [](Message&) {}, {}, [this, done = std::move(done)](const Answer& answer) {
+        resizing_ = false;
         if (answer.error != 0) return done(Error{answer.error, answer.message.str()});
         geometry_ = answer.geometry;
         // The size before the state: the watch on the state is what makes the frontend look.
@@ -490,7 +514,16 @@ void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) 
 }
 
 void Device::ask_stats(std::function<void(const Answer&)> done) {
-    request(MessageType::stats, [](Message&) {}, {}, std::move(done));
+    if (asking_stats_) {  // a worker that hangs collects no more than one
+        Answer busy{};
+        busy.error = EBUSY;
+        return done(busy);
+    }
+    asking_stats_ = true;
+    request(MessageType::stats, [](Message&) {}, {}, [this, done = std::move(done)](const Answer& answer) {
+        asking_stats_ = false;
+        done(answer);
+    });
 }
 
 Device::Readiness Device::readiness() const {

@@ -41,6 +41,7 @@ struct Surroundings {
     xen::Domid own_domid = 0;
     std::string sysfs = "/sys";
     std::function<void(const xen::DeviceId&)> look_again;  // soon, from the loop
+    std::function<void()> store_lost;                      // nothing that is read means anything any more
 };
 
 // The frontend's offer of rings; nullopt and a reason when it is not usable.
@@ -86,11 +87,13 @@ class Device {
 
   private:
     void read_description();
-    void gather();
+    // False: the store does not answer.
+    [[nodiscard]] bool gather();
     void act(Action action);
     void adopt();
     void finish_adoption(const Answer& answer);
     void open_image();
+    [[nodiscard]] Result<Target> find_target() const;
     [[nodiscard]] Result<void> try_open();
     void attached(const Answer& answer);
     void close_image();
@@ -131,10 +134,12 @@ class Device {
     View view_;
     ImagePhase image_ = ImagePhase::closed;
     RingPhase ring_ = RingPhase::none;
-    bool attach_sent_ = false;
     bool broken_ = false;
     bool announced_ = false;
     bool frontend_moved_on_ = false;  // seen in another state than Initialised since the rings were connected
+    bool asking_stats_ = false;
+    bool resizing_ = false;
+    bool reborn_ = false;             // the directory was removed and made again: this object is of the former one
     bool refused_ = false;            // a kernel driver holds the node: hands off
     Connect offer_{};
     Connect connected_{};

@@ -60,6 +60,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
     for (const std::string& kind : self.kinds_) self.scan(kind);
     self.remove_stale_journals();
     self.work();
+    TRY(self.verdict());
     self.starting_ = false;
     return supervisor;
 }
@@ -75,11 +76,21 @@ Supervisor::Supervisor(EventLoop& loop, const Config& config, xen::Store store)
               .workers = workers_,
               .config = config,
               .rules = {config.allow, config.deny},
-              .look_again = [this](const xen::DeviceId& id) { dirty_.insert(id); }} {
+              .look_again = [this](const xen::DeviceId& id) { dirty_.insert(id); },
+              .store_lost =
+                  [this] {
+                      store_lost_ = true;
+                      loop_.stop();
+                  }} {
     for (const std::string& root : config.roots) kinds_.push_back(root.substr(root.rfind('/') + 1));
 }
 
 Supervisor::~Supervisor() { loop_.forget(store_.fd()); }
+
+Result<void> Supervisor::verdict() const {
+    if (store_lost_) return Error{ECONNRESET, "xenstored is gone; workers go on, the next blkbackd finds them"};
+    return {};
+}
 
 Result<void> Supervisor::claim_runtime_directory() {
     TRY(make_directory(config_.runtime_directory, 0755));
@@ -162,7 +173,10 @@ void Supervisor::work() {
     // keep the others waiting.
     std::set<xen::DeviceId> now;
     now.swap(dirty_);
-    for (const xen::DeviceId& id : now) look(id);
+    for (const xen::DeviceId& id : now) {
+        look(id);
+        if (store_lost_) return;
+    }
     answer_waiters();
     // The loop sleeps next: wake at once when there is more to do.
     if (!dirty_.empty()) loop_.after(std::chrono::milliseconds(0), [] {});
@@ -180,6 +194,7 @@ void Supervisor::look(const xen::DeviceId& id) {
     }
     if (!found->second->look()) return;
     devices_.erase(found);
+    dirty_.insert(id);  // the toolstack may have made it anew already
     const bool more = std::any_of(devices_.begin(), devices_.end(),
                                   [&](const auto& entry) { return entry.first.domid == id.domid; });
     if (!more) workers_.quit(id.domid);

@@ -40,6 +40,8 @@ class Supervisor {
 
     // Before each wait of the loop.
     void work();
+    // Why the loop was stopped, if not by a signal.
+    [[nodiscard]] Result<void> verdict() const;
 
   private:
     struct Waiter {
@@ -83,6 +85,7 @@ class Supervisor {
     std::set<xen::DeviceId> dirty_;
     std::list<Waiter> waiters_;
     bool starting_ = true;
+    bool store_lost_ = false;
 };
 
 }  // namespace ringback::blk

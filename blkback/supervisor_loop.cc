@@ -55,7 +55,6 @@ int EventLoop::timeout() const {
 }
 
 void EventLoop::run(const std::function<void()>& before_wait) {
-    stopping_ = false;
     while (true) {
         before_wait();
         if (stopping_) return;

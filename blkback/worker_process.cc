@@ -29,7 +29,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kStartPatience{15000};  // a unit on a busy host
 constexpr milliseconds kHelloPatience{5000};
 constexpr size_t kMaxStrangers = 64;
-constexpr size_t kMaxQueued = 4096;
+constexpr size_t kMaxQueued = 4096;  // messages to a worker that does not read
 
 Answer failed_answer(int error, std::string_view message) {
     Answer answer{};
@@ -267,7 +267,11 @@ Result<pid_t> WorkerPool::spawn(const std::vector<std::string>& arguments) {
     sigset_t none;
     ::sigemptyset(&none);
     ::posix_spawnattr_setsigmask(&attributes, &none);
-    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    sigset_t defaults;
+    ::sigemptyset(&defaults);
+    ::sigaddset(&defaults, SIGPIPE);
+    ::posix_spawnattr_setsigdefault(&attributes, &defaults);
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     pid_t pid = 0;
     const int error = ::posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
     ::posix_spawnattr_destroy(&attributes);
@@ -298,7 +302,6 @@ void WorkerPool::request(xen::Domid domid, Message message, Descriptors descript
     if (worker.socket && worker.queue.size() == 1) {
         loop_.change(worker.socket.get(), EPOLLIN | EPOLLOUT);  // sent from the loop: lose() must not run in here
     }
-    INVARIANT(worker.queue.size() <= kMaxQueued);
 }
 
 void WorkerPool::flush(Worker& worker) {
@@ -380,11 +383,13 @@ void WorkerPool::end_process(const Worker& worker) {
 }
 
 void WorkerPool::expect(xen::Domid domid, milliseconds patience) {
-    if (workers_.contains(domid)) return;
-    auto worker = std::make_unique<Worker>();
+    auto& worker = workers_[domid];
+    if (worker && (worker->socket || worker->ours)) return;
+    if (worker && worker->deadline.first >= EventLoop::Clock::now() + patience) return;
+    if (worker) loop_.cancel(worker->deadline);
+    if (!worker) worker = std::make_unique<Worker>();
     worker->domid = domid;
     worker->deadline = loop_.after(patience, [this, domid] { lose(domid, "it did not come back"); });
-    workers_.emplace(domid, std::move(worker));
 }
 
 bool WorkerPool::connected(xen::Domid domid) const {

@@ -60,7 +60,8 @@ class WorkerPool {
     // Sends the request to the guest's worker, which is started when there is none. `reply` is called once, never from
     // inside this call.
     void request(xen::Domid domid, Message message, Descriptors descriptors, Reply reply);
-    // Waits for a worker of an earlier supervisor to find us, without starting one. on_lost after `patience`.
+    // Waits for a worker of an earlier supervisor to find us, without starting one. on_lost after `patience` (the longest
+    // that was asked for).
     void expect(xen::Domid domid, std::chrono::milliseconds patience);
     [[nodiscard]] bool connected(xen::Domid domid) const;
     [[nodiscard]] pid_t pid(xen::Domid domid) const;  // 0: none
