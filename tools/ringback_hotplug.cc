@@ -17,11 +17,10 @@ constexpr std::chrono::seconds kPatience{35};  // libxl kills the script after 4
 
 Result<void> add(const xen::Store& store, const std::string& directory, const std::string& xenbus_path,
                  const std::string& socket) {
-    const nlohmann::json answer = TRY(ask(socket, {{"command", "wait-ready"}, {"device", xenbus_path}}, kPatience));
-    const std::string target = answer.value("target", "");
+    (void)TRY(ask(socket, {{"command", "wait-ready"}, {"device", xenbus_path}}, kPatience));
+    // No physical-device-path: libxl would have QEMU open the same file for an HVM guest's emulated disk, and there
+    // would be two writers. Without it that disk is for the guest's PV driver only.
     return store.update(directory, [&](xen::Store::Update& update) {
-        // For an HVM guest libxl hands this to the emulated disk, which the firmware boots from.
-        if (!target.empty()) update.write("physical-device-path", target);
         update.write("hotplug-status", "connected");
         return true;
     });
