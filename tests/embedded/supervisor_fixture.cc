@@ -120,7 +120,8 @@ nlohmann::json Daemon::ask(nlohmann::json request) const {
 }
 
 pid_t Daemon::worker(uint16_t domid) const {
-    for (const auto& guest : ask({{"command", "status"}})["guests"]) {
+    const nlohmann::json answer = ask({{"command", "status"}});
+    for (const auto& guest : answer["guests"]) {
         if (guest["domid"] == domid) return guest["worker_pid"];
     }
     return 0;
