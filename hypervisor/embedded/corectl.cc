@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// corectl: the embedded core's toolstack and fault injection on a command line, for scripts and for a person
-// who wants to look. What it does is toolstack.h; it adds only words.
+// corectl: the embedded core's toolstack and fault injection on a command line, for scripts and for a person who wants
+// to look. What it does is toolstack.h; it adds only words.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
@@ -28,8 +28,8 @@ int print_json(const Result<std::string>& result) {
 Result<std::uint16_t> find_domain(Toolstack& toolstack, const std::string& who) {
     const std::string text = TRY(toolstack.list_domains());
     for (const auto& domain : nlohmann::json::parse(text))
-        if (who == std::to_string(domain["domid"].get<int>()) || who == domain["name"] ||
-            who == domain["uuid"])
+        if (who == std::to_string(domain["domid"].get<int>()) || who == domain["name"].get<std::string>() ||
+            who == domain["uuid"].get<std::string>())
             return domain["domid"].get<std::uint16_t>();
     return os_error(ESRCH, "find domain " + who);
 }
@@ -81,8 +81,7 @@ int run(int argc, char** argv) {
     CLI::App* attach = command("block-attach", "Attach a disk; prints its device number", true);
     attach->add_option("target", disk.params)->required();
     attach->add_option("--vdev", disk.vdev);
-    attach->add_option("--script", disk.script,
-                       "Run this hotplug script (default: do what the stock one does, run nothing)");
+    attach->add_option("--script", disk.script, "Run this hotplug script (default: do what the stock one does, run nothing)");
     attach->add_option("--kind", disk.kind)->check(CLI::IsMember({"vbd", "vbd3"}));
     attach->add_flag("--readonly", disk.readonly);
     attach->add_flag("--cdrom", disk.cdrom);
@@ -136,6 +135,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace ringback::xen::embedded
 
-int main(int argc, char** argv) {
-    return ringback::xen::embedded::run(argc, argv);
-}
+int main(int argc, char** argv) { return ringback::xen::embedded::run(argc, argv); }
