@@ -169,15 +169,18 @@ void print(const Outcome& o) {
     std::fflush(stdout);
 }
 
-// The file of the benchmark: all its blocks written, so that no hole is read.
-Result<void> fill(const std::string& path, uint64_t mib) {
-    const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!fd) return os_error("make " + path);
+// The file of the benchmark: without a name, so that it is gone with this process, and all its blocks
+// written, so that no hole is read. Not in memory: tmpfs sends each request to a helper thread, which would
+// be what is measured.
+Result<UniqueFd> make_file(uint64_t mib) {
+    const char* directory = "/var/tmp";
+    UniqueFd fd(::open(directory, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600));
+    if (!fd) return os_error(std::string("make a file in ") + directory);
     std::vector<char> block(1 << 20, 'b');
     for (uint64_t i = 0; i < mib; ++i)
         if (::write(fd.get(), block.data(), block.size()) != static_cast<ssize_t>(block.size()))
-            return os_error("fill " + path);
-    return {};
+            return os_error(std::string("fill a file in ") + directory);
+    return fd;
 }
 
 Result<bool> run(const Settings& settings) {
@@ -235,18 +238,17 @@ int main(int argc, char** argv) {
     app.add_flag("--json", settings.json, "Everything as JSON");
     CLI11_PARSE(app, argc, argv);
 
-    const bool temporary = settings.file.empty();
-    if (temporary) {
-        // Not in memory: tmpfs sends each request to a helper thread, which would be what is measured.
-        settings.file =
-            (std::filesystem::path("/var/tmp") / ("ring-bench." + std::to_string(::getpid()))).string();
-        if (auto filled = ringback::bench::fill(settings.file, settings.file_mib); !filled.ok()) {
-            ringback::log::error("{}", filled.error().message);
+    ringback::UniqueFd file;
+    if (settings.file.empty()) {
+        ringback::Result<ringback::UniqueFd> made = ringback::bench::make_file(settings.file_mib);
+        if (!made.ok()) {
+            ringback::log::error("{}", made.error().message);
             return 1;
         }
+        file = std::move(made).value();
+        settings.file = "/proc/self/fd/" + std::to_string(file.get());
     }
     const ringback::Result<bool> clean = ringback::bench::run(settings);
-    if (temporary) ::unlink(settings.file.c_str());
     if (!clean.ok()) ringback::log::error("{}", clean.error().message);
     return clean.ok() && clean.value() ? 0 : 1;
 }
