@@ -31,7 +31,7 @@ guest_tree_survives() {
   guest_run -t 150 "$1" "
     set -e
     mkfs.ext4 -q $2
-    mkdir -p /mnt; mount $2 /mnt
+    mkdir -p /mnt; mount -t ext4 $2 /mnt
     for d in a b c d; do
       mkdir /mnt/\$d
       for f in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=/mnt/\$d/\$f bs=8191 count=\$((f * 3)) 2>/dev/null; done
@@ -40,7 +40,7 @@ guest_tree_survives() {
     umount /mnt
     e2fsck -fn $2
     echo 3 >/proc/sys/vm/drop_caches
-    mount $2 /mnt
+    mount -t ext4 $2 /mnt
     (cd /mnt && sha256sum -c --quiet /tmp/sums)
     test \$(wc -l </tmp/sums) = 32
     umount /mnt"

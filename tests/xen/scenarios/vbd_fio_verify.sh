@@ -7,7 +7,7 @@ ringback_start
 for persistent in 1 0; do
   rm -f disk.img
   truncate -s 64M disk.img
-  guest_start verify kind=pvh vcpus=2 tools=fio disk="$(our_disk "$PWD/disk.img")" \
+  guest_start verify kind=pvh vcpus=2 memory=384 tools=fio disk="$(our_disk "$PWD/disk.img")" \
     cmdline="xen_blkfront.max_queues=2 xen_blkfront.max_ring_page_order=$((1 - persistent)) xen_blkfront.max_indirect_segments=64 xen_blkfront.feature_persistent=$persistent"
   front=/local/domain/$(xl domid verify)/device/vbd/51712
   assert_eq "$(xenstore-read "$front/multi-queue-num-queues")" 2 'queues'

@@ -5,7 +5,7 @@
 ringback_start
 truncate -s 256M disk.img
 guest_start trim kind=pvh disk="$(our_disk "$PWD/disk.img")"
-guest_run trim 'set -e; mkfs.ext4 -q -E nodiscard /dev/xvda; mkdir -p /mnt; mount /dev/xvda /mnt
+guest_run trim 'set -e; mkfs.ext4 -q -E nodiscard /dev/xvda; mkdir -p /mnt; mount -t ext4 /dev/xvda /mnt
   dd if=/dev/urandom of=/mnt/f bs=1M count=64 2>/dev/null; sync'
 full=$(stat -c %b disk.img)
 guest_run trim 'set -e; rm /mnt/f; sync; fstrim -v /mnt; umount /mnt'

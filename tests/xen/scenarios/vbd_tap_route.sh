@@ -12,5 +12,6 @@ guest_tree_survives tap /dev/xvda
 xl block-attach tap "format=raw,backendtype=tap,vdev=xvdb,access=ro,script=block-ringback,target=$PWD/disk.img" 2>err &&
   fail 'an image in use was attached once more'
 assert_match "$(cat err)" 'in use' 'the refusal'
+xl block-detach tap xvdb
 guest_shutdown tap
 assert_nothing_left
