@@ -38,7 +38,7 @@ guest_tree_survives() {
     done
     (cd /mnt && find . -type f | sort | xargs sha256sum) >/tmp/sums
     umount /mnt
-    e2fsck -fn $2
+    fsck.ext4 -fn $2
     echo 3 >/proc/sys/vm/drop_caches
     mount -t ext4 $2 /mnt
     (cd /mnt && sha256sum -c --quiet /tmp/sums)

@@ -10,8 +10,8 @@ truncate -s 32M readonly.img
 chattr +i readonly.img
 at_exit chattr -i "$PWD/readonly.img"
 mkdir directory
-guest_start host kind=pvh disk="$(our_disk "$PWD/good.img")"
 snapshot_before
+guest_start host kind=pvh disk="$(our_disk "$PWD/good.img")"
 
 # refused TARGET PATTERN [ACCESS]
 refused() {
@@ -29,14 +29,18 @@ refused "$PWD/empty.img" "empty"
 refused "$PWD/readonly.img" "readonly.img.*(not permitted|ermission denied|ead-only)"
 refused "bogus:$PWD/good.img" "bogus"
 refused "$PWD/good.img" "in use"
-assert_nothing_left
+assert_eq "$(xenstore-list "/local/domain/0/backend/vbd/$(xl domid host)")" 51712 'disks of the guest'
 assert_eq "$(guest_run host 'dd if=/dev/xvda bs=1M count=4 iflag=direct 2>/dev/null | wc -c')" $((4 << 20)) 'the other disk'
 
 # A guest whose disk is refused is not created, and leaves nothing.
 guest_config nodisk kind=pvh disk="$(our_disk "$PWD/missing.img")"
 assert_fails xl create nodisk.cfg
 assert_match "$output" "missing.img.*No such file" "xl create's words"
+guest_shutdown host
 assert_nothing_left
 
-# The daemon is down: an error at once, not a time-out.
-guest_shutdown host
+# The daemon is down: an error that says so. (libxl itself gives a backend ten seconds.)
+systemctl stop blkbackd
+guest_config down kind=pvh disk="$(our_disk "$PWD/good.img")"
+assert_fails xl create down.cfg
+systemctl start blkbackd
