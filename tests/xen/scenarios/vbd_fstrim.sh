@@ -14,6 +14,6 @@ trimmed=$(stat -c %b disk.img)
 guest_shutdown trim
 
 # discard-enable=0: not offered at all.
-guest_start untrimmed kind=pvh disk="$(our_disk "$PWD/disk.img"),no-discard"
+guest_start untrimmed kind=pvh disk="no-discard,$(our_disk "$PWD/disk.img")"
 assert_eq "$(guest_run untrimmed 'cat /sys/block/xvda/queue/discard_max_bytes')" 0 'discard with no-discard'
 guest_shutdown untrimmed
