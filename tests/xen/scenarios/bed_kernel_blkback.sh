@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The bed itself: a guest reads a known sector through the kernel's own backend. When this fails, no other
 # scenario's failure says anything about us.
+. /bed/product.sh
+kernel_blkback_start
 truncate -s 64M disk.img
 printf 'sector five of the disk' | dd of=disk.img bs=512 seek=5 conv=notrunc status=none
 guest_start reader kind=pv disk="format=raw,vdev=xvda,access=rw,target=$PWD/disk.img"
