@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include <climits>
-#include <cstring>
 #include <fstream>
+#include <span>
 #include <sstream>
 
 #include "runtime/log.h"
@@ -55,52 +55,11 @@ std::string link_target(const std::string& path) {
 
 }  // namespace
 
-Result<void> send_message(int socket, const Message& message, const Descriptors& descriptors) {
-    iovec data{const_cast<Message*>(&message), sizeof(message)};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> control{};
-    std::array<int, 2> fds{};
-    size_t count = 0;
-    for (const UniqueFd& fd : descriptors) {
-        if (fd) fds[count++] = fd.get();
-    }
-    msghdr header{};
-    header.msg_iov = &data;
-    header.msg_iovlen = 1;
-    if (count != 0) {
-        header.msg_control = control.data();
-        header.msg_controllen = CMSG_SPACE(count * sizeof(int));
-        cmsghdr* rights = CMSG_FIRSTHDR(&header);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(count * sizeof(int));
-        std::memcpy(CMSG_DATA(rights), fds.data(), count * sizeof(int));
-    }
-    const ssize_t sent = ::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent == static_cast<ssize_t>(sizeof(message))) return {};
-    if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return Error{ENODATA, "the socket is full"};
-    return os_error(sent < 0 ? errno : EPROTO, "send to a worker");
-}
-
-Result<Message> receive_message(int socket) {
-    Message message;
-    // One byte more than a Message, to tell a longer datagram from a right one. Descriptors are never taken from a
-    // worker: with no room for control data the kernel drops them.
-    std::array<char, sizeof(Message) + 1> bytes;
-    const ssize_t got = ::recv(socket, bytes.data(), bytes.size(), MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Error{ENODATA, "nothing to receive"};
-    if (got < 0) return os_error("receive from a worker");
-    if (got == 0) return Error{ECONNRESET, "the worker closed its connection"};
-    if (static_cast<size_t>(got) != sizeof(Message)) return Error{EPROTO, "the worker sent a datagram of a wrong size"};
-    std::memcpy(static_cast<void*>(&message), bytes.data(), sizeof(Message));
-    if (message.version != kProtocolVersion) return Error{EPROTO, "the worker speaks another version of the protocol"};
-    return message;
-}
-
 WorkerPool::~WorkerPool() {
     for (auto& [fd, stranger] : strangers_) loop_.forget(fd);
     for (auto& [fd, child] : children_) loop_.forget(fd);
     for (auto& [domid, worker] : workers_) {
-        if (worker->socket) loop_.forget(worker->socket.get());
+        if (worker->channel) loop_.forget(worker->channel.fd());
     }
     if (listener_) loop_.forget(listener_.get());
 }
@@ -128,7 +87,7 @@ void WorkerPool::accept_one() {
     if (!socket || strangers_.size() >= kMaxStrangers) return;
     const int fd = socket.get();
     Stranger stranger;
-    stranger.socket = std::move(socket);
+    stranger.channel = Channel(std::move(socket), Channel::Descriptors::refused);
     stranger.deadline = loop_.after(kHelloPatience, [this, fd] {
         loop_.forget(fd);
         strangers_.erase(fd);
@@ -143,32 +102,33 @@ void WorkerPool::accept_one() {
 void WorkerPool::greet(int fd) {
     const auto found = strangers_.find(fd);
     INVARIANT(found != strangers_.end());
-    const Result<Message> message = receive_message(fd);
-    if (!message && message.error().code == ENODATA) return;
+    auto received = found->second.channel.receive();
+    if (received && !received->has_value()) return;
     loop_.cancel(found->second.deadline);
     loop_.forget(fd);
-    UniqueFd socket = std::move(found->second.socket);
+    Channel channel = std::move(found->second.channel);
     strangers_.erase(found);
-    if (!message || message.value().type != MessageType::hello ||
-        message.value().body.hello.protocol != kProtocolVersion) {
+    const Message* message = received ? &(*received)->message : nullptr;
+    if (message == nullptr || message->type != MessageType::hello ||
+        message->body.hello.protocol != kProtocolVersion) {
         log::warning("a connection to the workers' socket was no worker's: closed");
         return;
     }
-    const xen::Domid domid = message.value().body.hello.domid;
+    const xen::Domid domid = message->body.hello.domid;
     pid_t pid = 0;
     if (const auto known = check_peer(fd, domid, &pid); !known) {
         log::warning("a process that says it is the worker of domain {} is not: {}", domid, known.error().message);
         return;
     }
     auto waiting = workers_.find(domid);
-    if (waiting == workers_.end() || waiting->second->socket) {
+    if (waiting == workers_.end() || waiting->second->channel) {
         const bool second = waiting != workers_.end();
         if (second || !events_.on_unexpected(domid)) {
             log::notice("worker {} of domain {} is not wanted{}: told to quit", pid, domid,
                         second ? " (there is another one)" : "");
             Message quit;
             quit.type = MessageType::quit;
-            (void)send_message(socket.get(), quit, {});
+            (void)channel.send(quit);
             return;
         }
         auto worker = std::make_unique<Worker>();
@@ -177,9 +137,9 @@ void WorkerPool::greet(int fd) {
     }
     Worker& worker = *waiting->second;
     loop_.cancel(worker.deadline);
-    worker.socket = std::move(socket);
+    worker.channel = std::move(channel);
     worker.pid = pid;
-    if (!loop_.watch(worker.socket.get(), EPOLLIN, [this, domid](uint32_t events) {
+    if (!loop_.watch(worker.channel.fd(), EPOLLIN, [this, domid](uint32_t events) {
             if ((events & EPOLLOUT) != 0) {
                 const auto writer = workers_.find(domid);
                 if (writer != workers_.end()) flush(*writer->second);
@@ -245,7 +205,7 @@ WorkerPool::Worker& WorkerPool::start(xen::Domid domid) {
     watch_child(pid.value(), [this, domid, systemd, child = pid.value()](int status) {
         if (status == 0 && systemd) return;
         const auto found = workers_.find(domid);
-        if (found == workers_.end() || found->second->socket) return;  // its socket tells the rest
+        if (found == workers_.end() || found->second->channel) return;  // its socket tells the rest
         if (!systemd && found->second->pid != child) return;
         lose(domid, systemd ? fmt::format("systemctl could not start {}; see journalctl -u {}", unit_of(domid),
                                           unit_of(domid))
@@ -299,36 +259,39 @@ void WorkerPool::request(xen::Domid domid, Message message, Descriptors descript
     message.id = worker.next_id++;
     worker.open.emplace(message.id, std::move(reply));
     worker.queue.push_back({message, std::move(descriptors)});
-    if (worker.socket && worker.queue.size() == 1) {
-        loop_.change(worker.socket.get(), EPOLLIN | EPOLLOUT);  // sent from the loop: lose() must not run in here
+    if (worker.channel && worker.queue.size() == 1) {
+        loop_.change(worker.channel.fd(), EPOLLIN | EPOLLOUT);  // sent from the loop: lose() must not run in here
     }
 }
 
 void WorkerPool::flush(Worker& worker) {
     while (!worker.queue.empty()) {
         const Queued& first = worker.queue.front();
-        const Result<void> sent = send_message(worker.socket.get(), first.message, first.descriptors);
-        if (!sent && sent.error().code == ENODATA) {
-            loop_.change(worker.socket.get(), EPOLLIN | EPOLLOUT);
+        std::array<int, 2> fds{};
+        size_t count = 0;
+        for (const UniqueFd& fd : first.descriptors) {
+            if (fd) fds[count++] = fd.get();
+        }
+        const Result<void> sent = worker.channel.send(first.message, std::span(fds).first(count));
+        if (!sent && sent.error().code == EAGAIN) {
+            loop_.change(worker.channel.fd(), EPOLLIN | EPOLLOUT);
             return;
         }
         if (!sent) return;  // the connection is gone, which receive() notices and reports
         worker.queue.pop_front();
     }
-    loop_.change(worker.socket.get(), EPOLLIN);
+    loop_.change(worker.channel.fd(), EPOLLIN);
 }
 
 void WorkerPool::receive(xen::Domid domid) {
     while (true) {
         const auto found = workers_.find(domid);
-        if (found == workers_.end() || !found->second->socket) return;
+        if (found == workers_.end() || !found->second->channel) return;
         Worker& worker = *found->second;
-        const Result<Message> received = receive_message(worker.socket.get());
-        if (!received) {
-            if (received.error().code != ENODATA) lose(domid, received.error().message);
-            return;
-        }
-        const Message& message = received.value();
+        auto received = worker.channel.receive();
+        if (!received) return lose(domid, received.error().message);
+        if (!received->has_value()) return;
+        const Message& message = (*received)->message;
         if (message.type == MessageType::answer) {
             const auto open = worker.open.find(message.id);
             if (open == worker.open.end()) return lose(domid, "it answered what nobody asked");
@@ -364,8 +327,8 @@ void WorkerPool::lose(xen::Domid domid, std::string why) {
     const std::unique_ptr<Worker> worker = std::move(found->second);
     workers_.erase(found);
     loop_.cancel(worker->deadline);
-    if (worker->socket) loop_.forget(worker->socket.get());
-    worker->socket.reset();
+    if (worker->channel) loop_.forget(worker->channel.fd());
+    worker->channel.close();
     end_process(*worker);
     const Answer answer = failed_answer(ECONNRESET, fmt::format("the worker of domain {} is gone: {}", domid, why));
     for (auto& [id, reply] : worker->open) reply(answer);
@@ -384,7 +347,7 @@ void WorkerPool::end_process(const Worker& worker) {
 
 void WorkerPool::expect(xen::Domid domid, milliseconds patience) {
     auto& worker = workers_[domid];
-    if (worker && (worker->socket || worker->ours)) return;
+    if (worker && (worker->channel || worker->ours)) return;
     if (worker && worker->deadline.first >= EventLoop::Clock::now() + patience) return;
     if (worker) loop_.cancel(worker->deadline);
     if (!worker) worker = std::make_unique<Worker>();
@@ -394,7 +357,7 @@ void WorkerPool::expect(xen::Domid domid, milliseconds patience) {
 
 bool WorkerPool::connected(xen::Domid domid) const {
     const auto found = workers_.find(domid);
-    return found != workers_.end() && found->second->socket;
+    return found != workers_.end() && found->second->channel;
 }
 
 pid_t WorkerPool::pid(xen::Domid domid) const {
@@ -408,14 +371,14 @@ void WorkerPool::quit(xen::Domid domid) {
     const std::unique_ptr<Worker> worker = std::move(found->second);
     workers_.erase(found);
     loop_.cancel(worker->deadline);
-    if (!worker->socket) {
+    if (!worker->channel) {
         end_process(*worker);
         return;
     }
     Message message;
     message.type = MessageType::quit;
-    (void)send_message(worker->socket.get(), message, {});
-    loop_.forget(worker->socket.get());
+    (void)worker->channel.send(message);
+    loop_.forget(worker->channel.fd());
 }
 
 }  // namespace ringback::blk

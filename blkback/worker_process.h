@@ -24,6 +24,7 @@
 #include <string>
 #include <vector>
 
+#include "blkback/channel.h"
 #include "blkback/config.h"
 #include "blkback/supervisor_loop.h"
 #include "blkback/worker_protocol.h"
@@ -36,10 +37,6 @@ using Reply = std::function<void(const Answer&)>;
 
 // What goes with a request: at most an image and a journal.
 using Descriptors = std::array<UniqueFd, 2>;
-
-// One datagram and its descriptors. ENODATA: none there now. ECONNRESET: the peer is gone. EPROTO: no Message.
-[[nodiscard]] Result<void> send_message(int socket, const Message& message, const Descriptors& descriptors);
-[[nodiscard]] Result<Message> receive_message(int socket);
 
 class WorkerPool {
   public:
@@ -75,7 +72,7 @@ class WorkerPool {
     };
     struct Worker {
         xen::Domid domid = 0;
-        UniqueFd socket;
+        Channel channel;
         pid_t pid = 0;
         bool ours = false;  // started by this supervisor (not adopted)
         EventLoop::Timer deadline{};
@@ -84,9 +81,8 @@ class WorkerPool {
         std::map<uint64_t, Reply> open;
     };
     struct Stranger {  // connected, no hello yet
-        UniqueFd socket;
+        Channel channel;
         EventLoop::Timer deadline{};
-        pid_t pid = 0;
     };
 
     Worker& start(xen::Domid domid);

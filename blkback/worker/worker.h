@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "blkback/worker/channel.h"
+#include "blkback/channel.h"
 #include "blkback/worker/device.h"
 #include "disk-images/image.h"
 

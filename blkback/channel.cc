@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "blkback/worker/channel.h"
+#include "blkback/channel.h"
 
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <cstring>
 
-namespace ringback::blk::worker {
+namespace ringback::blk {
 
 Result<Channel> Channel::connect(const std::string& path) {
     sockaddr_un address{};
@@ -37,8 +37,8 @@ Result<void> Channel::send(const Message& message, std::span<const int> descript
         rights->cmsg_len = CMSG_LEN(descriptors.size_bytes());
         std::memcpy(CMSG_DATA(rights), descriptors.data(), descriptors.size_bytes());
     }
-    if (sendmsg(socket_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-        return os_error("send a message between supervisor and worker");
+    while (sendmsg(socket_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        if (errno != EINTR) return os_error("send a message between supervisor and worker");
     }
     return {};
 }
@@ -50,8 +50,11 @@ Result<std::optional<Received>> Channel::receive() {
     msghdr header{};
     header.msg_iov = &vector;
     header.msg_iovlen = 1;
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
+    // With no room for them the kernel drops descriptors, and says so.
+    if (incoming_ == Descriptors::taken) {
+        header.msg_control = control;
+        header.msg_controllen = sizeof control;
+    }
     const ssize_t length = recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (length < 0) {
         if (errno == EAGAIN || errno == EINTR) return std::optional<Received>{};
@@ -75,4 +78,4 @@ Result<std::optional<Received>> Channel::receive() {
     return std::optional(std::move(received));
 }
 
-}  // namespace ringback::blk::worker
+}  // namespace ringback::blk
