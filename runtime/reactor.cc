@@ -3,6 +3,7 @@
 
 #include <sys/poll.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -64,12 +65,35 @@ Result<void> Reactor::start() {
 
 io_uring_sqe* Reactor::next_sqe() {
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    if (sqe == nullptr) {
+    if (sqe != nullptr) return sqe;
+    enter(false);
+    sqe = io_uring_get_sqe(&ring_);
+    return sqe != nullptr ? sqe : wait_for_sqe();
+}
+
+// The kernel took nothing: it has no room for more completions (EBUSY) or no memory for more requests (EAGAIN). Both end
+// when completions are taken, but not by calling them: whoever submits is in the middle of something.
+io_uring_sqe* Reactor::wait_for_sqe() {
+    constexpr int kAttempts = 10'000;  // of a millisecond: a machine that has no memory for so long serves nobody
+    constexpr timespec kPause{0, 1'000'000};
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+        set_aside();
+        if (const int rc = io_uring_get_events(&ring_); rc < 0) nanosleep(&kPause, nullptr);
+        set_aside();
         enter(false);
-        sqe = io_uring_get_sqe(&ring_);
-        INVARIANT(sqe != nullptr);
+        if (io_uring_sqe* sqe = io_uring_get_sqe(&ring_)) return sqe;
+        nanosleep(&kPause, nullptr);
     }
-    return sqe;
+    INVARIANT(!"the kernel takes no io_uring requests");
+    return nullptr;
+}
+
+void Reactor::set_aside() {
+    io_uring_cqe* cqe = nullptr;
+    while (io_uring_peek_batch_cqe(&ring_, &cqe, 1) == 1) {
+        set_aside_.push_back(*cqe);
+        io_uring_cq_advance(&ring_, 1);
+    }
 }
 
 void Reactor::schedule(Task& task) {
@@ -183,26 +207,30 @@ void Reactor::drop_buffer(uint32_t slot) {
     free_buffers_.push_back(slot);
 }
 
+void Reactor::complete(const io_uring_cqe& cqe) {
+    auto* completion = static_cast<Completion*>(io_uring_cqe_get_data(&cqe));
+    if ((cqe.flags & IORING_CQE_F_MORE) == 0) --in_flight_;
+    ++counters_.completed;
+    completion->on_complete(*completion, cqe.res, cqe.flags);
+}
+
 void Reactor::reap() {
-    constexpr unsigned kBatch = 256;
-    io_uring_cqe* cqes[kBatch];
-    unsigned count = 0;
-    while ((count = io_uring_peek_batch_cqe(&ring_, cqes, kBatch)) > 0) {
-        for (unsigned i = 0; i < count; ++i) {
-            auto* completion = static_cast<Completion*>(io_uring_cqe_get_data(cqes[i]));
-            const int32_t result = cqes[i]->res;
-            const uint32_t flags = cqes[i]->flags;
-            if ((flags & IORING_CQE_F_MORE) == 0) --in_flight_;
-            completion->on_complete(*completion, result, flags);
-        }
-        io_uring_cq_advance(&ring_, count);
-        counters_.completed += count;
-        if (count < kBatch) break;
+    while (!set_aside_.empty()) {
+        std::vector<io_uring_cqe> older;
+        older.swap(set_aside_);  // a completion may submit, and set more aside
+        for (const io_uring_cqe& cqe : older) complete(cqe);
+    }
+    // Each is taken out of the ring before it is called, which may set aside all that are left.
+    io_uring_cqe* first = nullptr;
+    for (unsigned left = io_uring_cq_ready(&ring_); left > 0 && io_uring_cq_ready(&ring_) > 0; --left) {
+        INVARIANT(io_uring_peek_batch_cqe(&ring_, &first, 1) == 1);
+        const io_uring_cqe cqe = *first;
+        io_uring_cq_advance(&ring_, 1);
+        complete(cqe);
     }
 }
 
 void Reactor::enter(bool wait) {
-    counters_.submitted += io_uring_sq_ready(&ring_);
     ++counters_.enters;
     int rc = 0;
     if (wait) {
@@ -214,6 +242,7 @@ void Reactor::enter(bool wait) {
     }
     // EBUSY: completions must be reaped first; the next turn does. EINTR, EAGAIN: the next turn tries again.
     INVARIANT(rc >= 0 || rc == -EINTR || rc == -EAGAIN || rc == -EBUSY || rc == -ETIME);
+    if (rc > 0) counters_.submitted += static_cast<unsigned>(rc);
 }
 
 bool Reactor::wants_enter() const {
@@ -223,7 +252,7 @@ bool Reactor::wants_enter() const {
 }
 
 void Reactor::turn(bool may_sleep) {
-    const auto has_work = [this] { return first_task_ != nullptr || io_uring_cq_ready(&ring_) > 0; };
+    const auto has_work = [this] { return first_task_ != nullptr || has_completions(); };
     const bool found = has_work() || (may_sleep ? poll_window() : poll_sources());
     if (!found) rest_sources();
     if (may_sleep && !found && !has_work()) {
@@ -239,7 +268,7 @@ bool Reactor::poll_window() {
     if (sources_ == nullptr || !polling_.open(monotonic_ns())) return false;
     do {
         if (wants_enter()) enter(false);
-        if (poll_sources() || io_uring_cq_ready(&ring_) > 0) {
+        if (poll_sources() || has_completions()) {
             polling_.hit();
             ++counters_.poll_hits;
             return true;

@@ -85,7 +85,7 @@ class Reactor {
     [[nodiscard]] Result<void> start();
 
     // A submission entry bound to `completion`, never null: a full queue is submitted first. The caller fills it
-    // with an io_uring_prep_* call and must not set the user data afterwards.
+    // with an io_uring_prep_* call and must not set the user data afterwards. Completions are never called from here.
     template <typename Prepare>
     void submit(Completion& completion, Prepare&& prepare) {
         io_uring_sqe* sqe = next_sqe();
@@ -124,6 +124,10 @@ class Reactor {
   private:
     explicit Reactor(const Options& options);
     io_uring_sqe* next_sqe();
+    io_uring_sqe* wait_for_sqe();
+    void set_aside();
+    void complete(const io_uring_cqe& cqe);
+    [[nodiscard]] bool has_completions() const { return !set_aside_.empty() || io_uring_cq_ready(&ring_) > 0; }
     // Entries to submit, or completions that the kernel holds back until asked (IORING_SETUP_TASKRUN_FLAG tells).
     [[nodiscard]] bool wants_enter() const;
     void enter(bool wait);
@@ -144,6 +148,7 @@ class Reactor {
     PollPolicy polling_;
     std::vector<uint32_t> free_files_;
     std::vector<uint32_t> free_buffers_;
+    std::vector<io_uring_cqe> set_aside_;  // completions older than those in the ring
     ReactorCounters counters_;
 };
 
