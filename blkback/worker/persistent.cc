@@ -3,7 +3,8 @@
 
 namespace ringback::blk::worker {
 
-PersistentGrants::PersistentGrants(xen::GrantTable& grants, xen::Domid domid) : grants_(grants), domid_(domid) {}
+PersistentGrants::PersistentGrants(xen::GrantTable& grants, xen::Domid domid, Stats& stats)
+    : grants_(grants), domid_(domid), stats_(stats) {}
 
 PersistentGrants::~PersistentGrants() {
     while (oldest_ != kNone) {
@@ -40,6 +41,7 @@ std::byte* PersistentGrants::acquire(xen::GrantRef ref) {
         entries_[number] = {ref, 0, kNone, kNone, now_, page};
         buckets_[bucket] = number;
         ++mapped_;
+        ++stats_.persistent_maps;
     } else {
         unlink(number);
     }
@@ -68,6 +70,7 @@ size_t PersistentGrants::expire(uint64_t before) {
 
 bool PersistentGrants::evict_oldest() {
     for (uint16_t number = oldest_; number != kNone; number = entries_[number].newer) {
+        if (now_ - entries_[number].last_used < kKeepNs) return false;  // and all that follow
         if (entries_[number].users == 0) {
             erase(number);
             return true;
@@ -82,6 +85,7 @@ void PersistentGrants::erase(uint16_t number) {
     unlink(number);
     free_.push_back(number);
     --mapped_;
+    ++stats_.persistent_unmaps;
     // Linear probing without tombstones: move up whatever may no longer be found across the hole.
     buckets_[hole] = kNone;
     for (size_t next = (hole + 1) % kBuckets; buckets_[next] != kNone; next = (next + 1) % kBuckets) {

@@ -4,8 +4,10 @@
 //
 // A hash table of fixed size from grant reference to page, and a list in order of last use. Bounded like the kernel's
 // backend (1056 a ring): mapped grants are a resource of the whole host. What does not fit is grant-copied, so a
-// frontend that names more grants than that loses speed and nothing else. A grant unused for a minute is unmapped, so
-// that a guest can take its pages back; a grant of a request under way never is.
+// frontend that names more grants than that loses speed and nothing else: a place is taken from another grant only
+// when that one was not used for a second, because a frontend that goes through its grants in turn would otherwise cost
+// a map and an unmap each time, which are far dearer than the copy. A grant unused for a minute is unmapped, so that a
+// guest can take its pages back; a grant of a request under way never is.
 //
 // Thread: the reactor that owns the ring.
 #pragma once
@@ -14,6 +16,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "blkback/worker_protocol.h"
 #include "hypervisor/grants.h"
 
 namespace ringback::blk::worker {
@@ -22,13 +25,16 @@ class PersistentGrants {
   public:
     static constexpr size_t kMaxMapped = 1056;
 
-    PersistentGrants(xen::GrantTable& grants, xen::Domid domid);
+    static constexpr uint64_t kKeepNs = 1'000'000'000;
+
+    // Counts its maps and unmaps in `stats`.
+    PersistentGrants(xen::GrantTable& grants, xen::Domid domid, Stats& stats);
     ~PersistentGrants();  // no grant is in use
     PersistentGrants(const PersistentGrants&) = delete;
     PersistentGrants& operator=(const PersistentGrants&) = delete;
 
     // The page of `ref`, mapped now if it was not, and in use until release(). Null: cannot be mapped (bad grant,
-    // or all places are taken by grants in use).
+    // or all places are taken by grants that are or were just in use).
     [[nodiscard]] std::byte* acquire(xen::GrantRef ref);
     void release(xen::GrantRef ref);
     // Unmaps what was not used since `before` (monotonic_ns). Returns how many stay mapped.
@@ -56,6 +62,7 @@ class PersistentGrants {
 
     xen::GrantTable& grants_;
     xen::Domid domid_;
+    Stats& stats_;
     std::vector<Entry> entries_;
     std::vector<uint16_t> free_;
     std::vector<uint16_t> buckets_;

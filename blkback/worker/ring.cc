@@ -33,7 +33,7 @@ Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Se
       mapping_(std::move(parameters.mapping)),
       ring_(mapping_.data(), mapping_.size(), entry_size(abi_)),
       journal_(disk.journal.queue(number_, ring_.entries())),
-      persistent_(grants, disk.domid),
+      persistent_(grants, disk.domid, disk.stats),
       segments_(segments) {
     const uint32_t entries = ring_.entries();
     requests_ = std::make_unique<Request[]>(entries);
