@@ -97,6 +97,8 @@ struct OpenOptions {
     bool discard = true;  // false: never offered, never done
     // Time to wait for a predecessor's lock on the same file (see lock.h). 0: one attempt.
     uint32_t lock_wait_ms = 0;
+    // A sync failed since the disk was attached, under a former process: fails writes and flushes from the start.
+    bool sync_failed = false;
 };
 
 // Locks the file against other generations and other programs (lock.h), parses the header, registers the file with the

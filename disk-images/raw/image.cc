@@ -58,6 +58,7 @@ Result<std::unique_ptr<Image>> RawImage::open(File file, Reactor& reactor, const
     const uint32_t slot = TRY(reactor.put_file(file.fd.get()));
     std::unique_ptr<RawImage> image(
         new RawImage(std::move(file), std::move(lock), layout, reactor, slot, options.writable));
+    image->sync_failed_ = options.sync_failed;
     image->unaligned_ = std::move(unaligned);
     image->discards_ = std::move(discards);
     return std::unique_ptr<Image>(std::move(image));
