@@ -24,7 +24,9 @@ constexpr milliseconds kAdoptPatience{4000};
 // A disk that is in use is not given up because its worker is slow.
 constexpr milliseconds kAdoptServingPatience{30000};
 constexpr milliseconds kStoreTroublePause{1000};
-constexpr uint32_t kLockWaitMs = 2000;  // the guest's own former life may still hold the image while it reboots
+// The guest's own former life may still hold the image while it reboots.
+constexpr milliseconds kLockPatience{2000};
+constexpr milliseconds kLockPause{50};
 constexpr int kMaxSteps = 32;
 
 // xen/io/blkif.h: `info`.
@@ -118,6 +120,7 @@ Device::Device(Surroundings& surroundings, xen::DeviceId id, bool adopted)
 }
 
 Device::~Device() {
+    stop_retrying();
     if (timer_) around_.loop.cancel(*timer_);
     if (!frontend_watch_.empty()) around_.store.unwatch(frontend_watch_, id_.text());
 }
@@ -370,10 +373,10 @@ Result<void> Device::try_open() {
     OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_}));
     why_buffered_ = file.why_buffered;
     direct_ = file.direct;
-    if (!direct_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
+    if (!direct_ && !opening_since_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
     UniqueFd journal = TRY(create_journal());
     image_ = ImagePhase::opening;
-    opening_since_ = Clock::now();
+    if (!opening_since_) opening_since_ = Clock::now();
     const auto fill = [&](Message& message) {
         message.body.attach = Attach{};
         message.body.attach.format = Text<16>(target.format);
@@ -381,7 +384,6 @@ Result<void> Device::try_open() {
         message.body.attach.writable = writable_ ? 1 : 0;
         message.body.attach.direct = direct_ ? 1 : 0;
         message.body.attach.discard = discard_wanted_ ? 1 : 0;
-        message.body.attach.lock_wait_ms = kLockWaitMs;
     };
     request(MessageType::attach, fill, {std::move(file.fd), std::move(journal)},
             [this](const Answer& answer) { attached(answer); });
@@ -397,7 +399,8 @@ void Device::attached(const Answer& answer) {
     }
     if (answer.error != 0) {
         if (unwanted) return image_closed();
-        return fail_image(answer.message.str());
+        const bool locked = answer.error == EBUSY && opening_since_ && Clock::now() < *opening_since_ + kLockPatience;
+        return locked ? open_later() : fail_image(answer.message.str());
     }
     geometry_ = answer.geometry;
     image_ = ImagePhase::open;
@@ -405,7 +408,22 @@ void Device::attached(const Answer& answer) {
     if (unwanted) close_image();
 }
 
+// Somebody has the image locked. The waiting is done here and not in the worker, which serves other disks.
+void Device::open_later() {
+    lock_retry_ = around_.loop.after(kLockPause, [this] {
+        lock_retry_.reset();
+        open_image();
+        around_.look_again(id_);
+    });
+}
+
+void Device::stop_retrying() {
+    if (lock_retry_) around_.loop.cancel(*lock_retry_);
+    lock_retry_.reset();
+}
+
 void Device::fail_image(const std::string& why) {
+    stop_retrying();
     image_ = ImagePhase::failed;
     error_ = why;
     (void)::unlink(journal_path().c_str());
@@ -415,6 +433,10 @@ void Device::fail_image(const std::string& why) {
 void Device::close_image() {
     const bool opening = image_ == ImagePhase::opening;
     image_ = ImagePhase::closing;
+    if (lock_retry_) {  // the worker has nothing of it
+        stop_retrying();
+        return image_closed();
+    }
     if (opening) return;  // attached() goes on from here
     request(MessageType::detach, [](Message&) {}, {}, [this](const Answer& answer) {
         if (answer.error != 0 && answer.error != ECONNRESET) log_guest("detach: {}", answer.message.str());

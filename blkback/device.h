@@ -96,6 +96,8 @@ class Device {
     [[nodiscard]] Result<Target> find_target() const;
     [[nodiscard]] Result<void> try_open();
     void attached(const Answer& answer);
+    void open_later();
+    void stop_retrying();
     void close_image();
     void image_closed();
     void connect();
@@ -149,6 +151,7 @@ class Device {
     std::optional<Clock::time_point> opening_since_;
     std::optional<Clock::time_point> closing_since_;
     std::optional<EventLoop::Timer> timer_;
+    std::optional<EventLoop::Timer> lock_retry_;  // the image is opening, and nothing is asked of the worker
     uint32_t pending_ = 0;  // replies that will still call into this object
     LogLimiter limiter_;
 };

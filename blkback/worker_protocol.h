@@ -10,7 +10,9 @@
 // Order of a worker's life:
 //   worker -> hello                      which guest it serves, its pid, the protocol version
 //   worker -> present                    to a new supervisor: a device it still has (answer: geometry, stats.connected)
-//   sup    -> attach  [image, journal]   open this device's image                 -> answer: geometry or error
+//   sup    -> attach  [image, journal]   open this device's image                 -> answer: geometry or error.
+//                                        EBUSY: somebody has the image locked. The worker does not wait for locks,
+//                                        as its guest's other disks would wait with it: ask again.
 //   sup    -> connect                    map these rings, bind these ports, serve -> answer
 //   sup    -> disconnect                 stop taking, finish and answer everything, unmap, unbind -> answer
 //   sup    -> resize  (the file grew)    look at the size again                   -> answer: geometry
@@ -91,7 +93,6 @@ struct Attach {            // descriptors: [0] image file, [1] journal
     uint8_t writable;
     uint8_t direct;
     uint8_t discard;       // may be offered
-    uint32_t lock_wait_ms;
 };
 
 struct QueueParameters {

@@ -210,7 +210,6 @@ void Worker::attach(Received& received) {
     auto image = image::open_image(wanted.format.str(), std::move(file), *this, *reactor_,
                                    {.writable = wanted.writable != 0,
                                     .discard = wanted.discard != 0,
-                                    .lock_wait_ms = wanted.lock_wait_ms,
                                     .sync_failed = journal->sync_failed()});
     if (!image) return answer(message, image.error());
     auto device = std::make_unique<Device>(
