@@ -331,6 +331,7 @@ void Device::finish_adoption(const Answer& answer) {
         const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
         if (offer) connected_ = offer.value();
     }
+    if (answer.stats.failed != 0) connection_failed(answer.message.str());
     direct_ = answer.stats.direct != 0;
     if (const auto target = find_target()) target_ = target.value().path;
     geometry_ = answer.geometry;

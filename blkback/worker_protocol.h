@@ -19,7 +19,8 @@
 //   sup    -> stats                      -> answer: counters
 //   sup    -> detach                     drop image and locks, forget the device  -> answer
 //   worker -> open_file, sup -> file     the Opener: a file named by an image header
-//   worker -> device_failed              the frontend broke the protocol, or the image died: the device stopped serving
+//   worker -> device_failed              the frontend broke the protocol, or the image died: the device stopped serving.
+//                                        Who was not there to hear it reads it in stats.failed, of any answer.
 //   sup    -> quit                       no devices are left: exit 0
 //
 // The same structures are the journal's description of a connected device (journal.h), which is why they are
@@ -120,6 +121,7 @@ struct Stats {
     uint64_t reactor_enters, reactor_sleeps, poll_hits, poll_misses;
     uint64_t in_flight;
     uint8_t connected;
+    uint8_t failed;            // the ring is broken: connected, but served no more. Why: the answer's message
     uint8_t sync_failed;
     uint8_t direct;
 };
@@ -138,7 +140,7 @@ struct OpenFile {
 
 struct Answer {
     int32_t error;         // 0 or an errno value
-    Text<512> message;     // why, one line, when error != 0
+    Text<512> message;     // why, one line, when error != 0 or stats.failed
     GeometryMessage geometry;  // attach, resize
     Stats stats;               // stats
 };

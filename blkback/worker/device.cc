@@ -44,8 +44,7 @@ Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Ima
     disk_.on_drained = [](DiskContext& disk) noexcept { disk.reactor.schedule(disk.owner->teardown_); };
     disk_.on_broken = [](DiskContext& disk, const char* reason) noexcept {
         Device& device = *disk.owner;
-        if (device.failed_) return;
-        device.failed_ = true;
+        if (!device.failure_.empty()) return;
         device.failure_ = reason;
         disk.reactor.schedule(device.teardown_);
     };
@@ -89,7 +88,6 @@ Result<void> Device::connect(const Connect& parameters) {
                                           std::move(mappings[number]), bound.ports[number]})));
     }
     journal_.connected();
-    failed_ = false;
     disk_.stopping = false;
     for (uint16_t number = 0; number < parameters.queue_count; ++number) {
         const xen::Port port = bound.ports[number];
@@ -112,9 +110,9 @@ void Device::disconnect() {
 
 // Reports a broken ring; unmaps everything once nothing is in flight and nothing refers to the rings any more.
 void Device::teardown() {
-    if (!failure_.empty()) {
-        const std::string reason = std::exchange(failure_, {});
-        callbacks_.failed(*this, reason);
+    if (!failure_.empty() && !failure_reported_) {
+        failure_reported_ = true;
+        callbacks_.failed(*this, failure_);
     }
     if (!disk_.stopping || disk_.in_flight > 0) return;
     const bool busy = std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->scheduled(); });
@@ -127,6 +125,8 @@ void Device::teardown() {
     rings_.clear();
     journal_.end();
     disk_.stopping = false;
+    failure_.clear();
+    failure_reported_ = false;
     callbacks_.disconnected(*this);
 }
 
@@ -163,6 +163,7 @@ Stats Device::stats() const {
     stats.in_flight = disk_.in_flight;
     for (const auto& ring : rings_) stats.persistent_grants += ring->grants_mapped();
     stats.connected = connected() ? 1 : 0;
+    stats.failed = failure_.empty() ? 0 : 1;
     stats.sync_failed = image_->sync_failed() ? 1 : 0;
     stats.direct = direct_ ? 1 : 0;
     return stats;

@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "blkback/worker/ring.h"
@@ -51,6 +52,8 @@ class Device {
     [[nodiscard]] Result<void> refresh_size();
     [[nodiscard]] const image::Geometry& geometry() const { return image_->geometry(); }
     [[nodiscard]] Stats stats() const;
+    // Why this connection is served no more; empty: it is, or there is none.
+    [[nodiscard]] const std::string& failure() const { return failure_; }
 
   private:
     struct DeviceTask : Task {
@@ -76,8 +79,8 @@ class Device {
     DeviceTask teardown_;
     DeviceTimer grant_timer_;
     __kernel_timespec grant_period_{};
-    bool failed_ = false;
     std::string failure_;
+    bool failure_reported_ = false;
 };
 
 }  // namespace ringback::blk::worker

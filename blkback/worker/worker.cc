@@ -55,16 +55,23 @@ Worker::~Worker() = default;
 
 Result<void> Worker::run() {
     TRY(reactor_->start());
-    watch(events_watch_, events_->fd(),
-          [](Completion& self, int32_t, uint32_t) noexcept { static_cast<Watch&>(self).worker->on_events(); });
+    watch(events_watch_, events_->fd(), &Worker::on_events);
     TRY(greet());
     reactor_->run();
     return {};
 }
 
-void Worker::watch(Watch& watch, int fd, Completion::Handler handler) {
+void Worker::watch(Watch& watch, int fd, void (Worker::*on_readable)()) {
     watch.worker = this;
-    watch.on_complete = handler;
+    watch.fd = fd;
+    watch.on_readable = on_readable;
+    watch.on_complete = [](Completion& self, int32_t, uint32_t flags) noexcept {
+        auto& ready = static_cast<Watch&>(self);
+        if (ready.fd < 0) return;  // what was left of a connection that ended
+        (ready.worker->*ready.on_readable)();
+        // The kernel ends a watch of many shots when it has no room for its completions, or no memory.
+        if ((flags & IORING_CQE_F_MORE) == 0 && ready.fd >= 0) ready.worker->reactor_->watch_readable(ready.fd, ready);
+    };
     reactor_->watch_readable(fd, watch);
 }
 
@@ -85,19 +92,10 @@ Result<void> Worker::greet() {
     for (const auto& [id, device] : devices_) {
         Message present = message_for(id, MessageType::present);
         present.body.answer = {};
-        present.body.answer.geometry = to_message(device->geometry());
-        present.body.answer.stats = device->stats();
+        describe(*device, present.body.answer);
         TRY(supervisor_->send(present));
     }
-    watch(supervisor_watch_, supervisor_->fd(), [](Completion& self, int32_t result, uint32_t flags) noexcept {
-        Worker& worker = *static_cast<Watch&>(self).worker;
-        if (worker.supervisor_ == nullptr) return;  // the cancelled watch of a connection that ended
-        worker.on_supervisor();
-        const bool ended = (flags & IORING_CQE_F_MORE) == 0;
-        if (ended && result >= 0 && worker.supervisor_ != nullptr) {
-            worker.reactor_->watch_readable(worker.supervisor_->fd(), self);
-        }
-    });
+    watch(supervisor_watch_, supervisor_->fd(), &Worker::on_supervisor);
     return {};
 }
 
@@ -119,6 +117,7 @@ void Worker::on_supervisor() {
 void Worker::on_supervisor_gone(const Error& error) {
     log::notice("domain {}: the supervisor is gone ({}); serving on", options_.domid, error.message);
     reactor_->cancel(supervisor_watch_);
+    supervisor_watch_.fd = -1;
     supervisor_.reset();
     deferred_.clear();
     disconnecting_.clear();
@@ -128,7 +127,7 @@ void Worker::on_supervisor_gone(const Error& error) {
 void Worker::retry_later() {
     retry_.worker = this;
     retry_.on_complete = [](Completion& self, int32_t, uint32_t) noexcept {
-        Worker& worker = *static_cast<Watch&>(self).worker;
+        Worker& worker = *static_cast<Retry&>(self).worker;
         if (!worker.greet()) {
             worker.supervisor_.reset();
             worker.retry_later();
@@ -140,10 +139,7 @@ void Worker::retry_later() {
 
 void Worker::send(const Message& message) {
     if (supervisor_ == nullptr) return;
-    if (auto sent = supervisor_->send(message); !sent) {
-        // Its end is noticed by the watch too; nothing more to do here.
-        log::warning("domain {}: {}", options_.domid, sent.error().message);
-    }
+    if (auto sent = supervisor_->send(message); !sent) on_supervisor_gone(sent.error());
 }
 
 void Worker::answer(const Message& request, const Result<void>& result, const Device* device) {
@@ -157,11 +153,14 @@ void Worker::answer(const Message& request, const Result<void>& result, const De
         message.body.answer.error = result.error().code;
         message.body.answer.message = Text<512>(result.error().message);
     }
-    if (device != nullptr) {
-        message.body.answer.geometry = to_message(device->geometry());
-        message.body.answer.stats = device->stats();
-    }
+    if (device != nullptr) describe(*device, message.body.answer);
     send(message);
+}
+
+void Worker::describe(const Device& device, Answer& answer) {
+    answer.geometry = to_message(device.geometry());
+    answer.stats = device.stats();
+    if (answer.error == 0) answer.message = Text<512>(device.failure());
 }
 
 Device* Worker::find(const Message& message) {
@@ -186,8 +185,9 @@ void Worker::handle(Received received) {
         case MessageType::connect: return answer(message, device->connect(message.body.connect), device);
         case MessageType::disconnect:
             if (!device->connected()) return answer(message, {}, device);
-            disconnecting_.insert_or_assign(device->id(), message);
-            return device->disconnect();
+            disconnecting_.emplace(device->id(), message);
+            if (!device->draining()) device->disconnect();
+            return;
         case MessageType::resize: return answer(message, device->refresh_size(), device);
         case MessageType::stats: return answer(message, {}, device);
         case MessageType::detach:
@@ -229,8 +229,11 @@ void Worker::attach(Received& received) {
 }
 
 void Worker::on_disconnected(Device& device) {
-    const auto waiting = disconnecting_.extract(device.id());
-    if (!waiting.empty()) answer(waiting.mapped(), {}, &device);
+    // Out of the map first: an answer that cannot be sent ends the connection, and forgets what it waits for.
+    for (auto waiting = disconnecting_.extract(device.id()); !waiting.empty();
+         waiting = disconnecting_.extract(device.id())) {
+        answer(waiting.mapped(), {}, &device);
+    }
 }
 
 // The image's header names another file. Blocks the reactor until the supervisor has decided: images are opened before

@@ -9,7 +9,8 @@
 // the reactor on the thread that stays its owner.
 //
 // The supervisor may come and go: when its connection ends the worker goes on serving, and says hello to the next
-// one, describing the devices it has.
+// one, describing the devices it has, with what became of them meanwhile. A supervisor that does not read its answers
+// counts as gone: an answer is sent or its connection ends, so that nobody waits for one that was dropped.
 //
 // Thread: one.
 #pragma once
@@ -42,11 +43,16 @@ class Worker : private image::Opener {
 
   private:
     struct Watch : Completion {
-        Worker* worker;
+        Worker* worker = nullptr;
+        int fd = -1;  // below 0: not watched (any more)
+        void (Worker::*on_readable)() = nullptr;
+    };
+    struct Retry : Completion {
+        Worker* worker = nullptr;
     };
     explicit Worker(Options options) : options_(std::move(options)) {}
 
-    void watch(Watch& watch, int fd, Completion::Handler handler);
+    void watch(Watch& watch, int fd, void (Worker::*on_readable)());
     void on_events();
     void on_supervisor();
     void on_supervisor_gone(const Error& error);
@@ -56,6 +62,7 @@ class Worker : private image::Opener {
     void attach(Received& received);
     void send(const Message& message);
     void answer(const Message& request, const Result<void>& result, const Device* device = nullptr);
+    static void describe(const Device& device, Answer& answer);
     Device* find(const Message& message);
     void on_disconnected(Device& device);
     [[nodiscard]] Result<image::File> open(const std::string& name, Access access) override;
@@ -68,11 +75,11 @@ class Worker : private image::Opener {
     std::unique_ptr<Channel> supervisor_;
     std::vector<Ring*> rings_by_port_;
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
-    std::map<xen::DeviceId, Message> disconnecting_;  // to be answered when drained
+    std::multimap<xen::DeviceId, Message> disconnecting_;  // to be answered when drained
     std::deque<Received> deferred_;                   // came while an image was being opened
     Watch events_watch_{};
     Watch supervisor_watch_{};
-    Watch retry_{};
+    Retry retry_{};
     __kernel_timespec retry_delay_{};
     uint64_t next_id_ = 1;
 };
