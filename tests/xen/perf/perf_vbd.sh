@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# deadline: 480
+# deadline: 900
 # fio in a guest on our disk, the kernel's blkback and QEMU's qdisk, one after the other in one boot, on the same file.
 # Reports; judges nothing. Run by hand: tests/xen/bed run --payload DIR tests/xen/perf/perf_vbd.sh; figures end up in the
 # scenario's log. Only the ratios mean anything: everything here is emulated.
@@ -12,7 +12,7 @@ measure() {
   guest_start "$1" kind=pvh memory=384 vcpus=1 tools=fio disk="$2"
   for job in 'randread 4k' 'randwrite 4k' 'read 64k'; do
     set -- "$1" "$2" $job
-    guest_run -t 60 "$1" "fio --name=j --filename=/dev/xvda --direct=1 --ioengine=libaio --iodepth=32 --rw=$3 --bs=$4 \
+    guest_run -t 200 "$1" "fio --name=j --filename=/dev/xvda --direct=1 --ioengine=libaio --iodepth=32 --rw=$3 --bs=$4 \
       --size=256m --runtime=10 --ramp_time=2 --time_based --output-format=json" >"$results/$1-$3-$4.json"
     python3 - "$1" "$3" "$4" "$results/$1-$3-$4.json" <<'END'
 import json, sys
