@@ -41,7 +41,8 @@ mirror() {
   local uri
   uri=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
     sed -n 's/^Debian|//p' | head -n 1)
-  printf '%s\n' "${uri:-http://deb.debian.org/debian}"
+  [ -n "$uri" ] || die "no Debian mirror in this machine's package sources"
+  printf '%s\n' "$uri"
 }
 
 # recipe_key FILE...: names the outcome of the recipes in these files.
