@@ -59,7 +59,7 @@ void Device::set_limits() {
 }
 
 Result<void> Device::connect(const Connect& parameters) {
-    if (connected()) return os_error(EBUSY, "connect " + id_.text());
+    if (connected() || closing()) return os_error(EBUSY, "connect " + id_.text());
     if (parameters.queue_count == 0 || parameters.queue_count > kMaxQueues || parameters.ring_order > kMaxRingOrder) {
         return os_error(EINVAL, "connect " + id_.text());
     }
@@ -128,6 +128,22 @@ void Device::teardown() {
     failure_.clear();
     failure_reported_ = false;
     callbacks_.disconnected(*this);
+}
+
+void Device::close(std::function<void(Device&)> closed) {
+    INVARIANT(!connected() && !closing());
+    closed_ = std::move(closed);
+    image_closing_.device = this;
+    image_closing_.closed = [](image::Closing& self, int32_t result) noexcept {
+        Device& device = *static_cast<ImageClosing&>(self).device;
+        if (result != 0) {
+            log::warning("{}: the image is not left clean ({}); its next opening repairs it", device.id_.text(),
+                         std::generic_category().message(-result));
+        }
+        const auto tell = std::exchange(device.closed_, nullptr);
+        tell(device);
+    };
+    image_->close(image_closing_);
 }
 
 Result<void> Device::refresh_size() {

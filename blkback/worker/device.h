@@ -3,7 +3,7 @@
 // Device: one disk of a guest, as its worker sees it. An image that is open, a journal, and, while the frontend is
 // connected, the rings.
 //
-//     attached --connect()--> connected --disconnect()--> draining --(last answer published)--> attached
+//     attached --connect()--> connected --disconnect()--> draining --(last answer published)--> attached --close()-->
 //
 // Draining stops taking, finishes and answers everything taken, and only then unmaps: a frontend that closed still waits
 // for its answers.
@@ -49,6 +49,9 @@ class Device {
     [[nodiscard]] Result<void> connect(const Connect& parameters);
     // Ends in Callbacks::disconnected, never from inside this call.
     void disconnect();
+    // Not connected. Ends in `closed`, perhaps from inside this call, which may destroy the device.
+    void close(std::function<void(Device&)> closed);
+    [[nodiscard]] bool closing() const { return static_cast<bool>(closed_); }
     [[nodiscard]] Result<void> refresh_size();
     [[nodiscard]] const image::Geometry& geometry() const { return image_->geometry(); }
     [[nodiscard]] Stats stats() const;
@@ -60,6 +63,9 @@ class Device {
         Device* device;
     };
     struct DeviceTimer : Completion {
+        Device* device;
+    };
+    struct ImageClosing : image::Closing {
         Device* device;
     };
     void teardown();
@@ -77,6 +83,8 @@ class Device {
     DiskContext disk_;
     std::vector<std::unique_ptr<Ring>> rings_;
     DeviceTask teardown_;
+    ImageClosing image_closing_;
+    std::function<void(Device&)> closed_;
     DeviceTimer grant_timer_;
     __kernel_timespec grant_period_{};
     std::string failure_;

@@ -188,12 +188,17 @@ void Worker::handle(Received received) {
             disconnecting_.emplace(device->id(), message);
             if (!device->draining()) device->disconnect();
             return;
-        case MessageType::resize: return answer(message, device->refresh_size(), device);
+        case MessageType::resize:
+            if (device->closing()) return answer(message, os_error(EBUSY, "resize " + device->id().text()));
+            return answer(message, device->refresh_size(), device);
         case MessageType::stats: return answer(message, {}, device);
         case MessageType::detach:
             if (device->connected()) return answer(message, os_error(EBUSY, "detach " + device->id().text()), device);
-            devices_.erase(device->id());
-            return answer(message, {});
+            if (device->closing()) return answer(message, os_error(EALREADY, "detach " + device->id().text()));
+            return device->close([this, request = message](Device& closed) {
+                devices_.erase(xen::DeviceId(closed.id()));
+                answer(request, {});
+            });
         default: return answer(message, os_error(EPROTO, "understand the supervisor"));
     }
 }

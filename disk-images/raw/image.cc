@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <limits.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -107,7 +108,9 @@ void RawImage::submit(std::span<Io*> batch) {
     advance();
 }
 
-bool RawImage::wants_alignment(const Io& io) const { return unaligned_ && unaligned_->wants(io); }
+bool RawImage::wants_alignment(const Io& io) const {
+    return unaligned_ && unaligned_->wants(io);
+}
 
 void RawImage::advance() {
     while (!held_.empty() && !(unaligned_ && unaligned_->busy())) {
@@ -137,6 +140,10 @@ void RawImage::start(Io& io) {
             if (!layout_.geometry.discard) return finish_later(io, -EOPNOTSUPP);
             if (io.length == 0) return finish_later(io, 0);
             if (discards_) return discards_->add(io);
+            return punch(io);
+        case Op::zero:
+            if (!writable_) return finish_later(io, -EROFS);
+            if (io.length == 0) return finish_later(io, 0);
             return punch(io);
     }
     INVARIANT(!"a request of no known kind");
@@ -213,8 +220,10 @@ void RawImage::punch(Io& io) {
         Io& done = io_of(self);
         progress(done).image->on_punch(done, result);
     };
+    // A hole reads as zeros; a device need not unmap what it zeroes.
+    const int mode = layout_.block_device && io.op == Op::zero ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
     reactor_.submit(io.completion, [&](io_uring_sqe* sqe) {
-        io_uring_prep_fallocate(sqe, static_cast<int>(slot_), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+        io_uring_prep_fallocate(sqe, static_cast<int>(slot_), mode | FALLOC_FL_KEEP_SIZE,
                                 static_cast<off_t>(io.offset), static_cast<off_t>(io.length));
         sqe->flags |= IOSQE_FIXED_FILE;
     });
@@ -281,6 +290,50 @@ Result<void> RawImage::refresh_size() {
     if (bytes < layout_.geometry.bytes) {
         return Error{EINVAL, fmt::format("resize {}: it shrank from {} to {} bytes; a disk in use only grows",
                                          file_.name, layout_.geometry.bytes, bytes)};
+    }
+    layout_.geometry.bytes = bytes;
+    return {};
+}
+
+Result<Extent> RawImage::extent(uint64_t offset) {
+    const uint64_t end = layout_.geometry.bytes;
+    INVARIANT(offset < end && offset % kSectorSize == 0);
+    const auto at = static_cast<off_t>(offset);
+    // A device, or a file system, that knows no holes: all of it is data.
+    Extent extent{.length = end - offset, .host_offset = offset};
+    const off_t data = layout_.block_device ? at : lseek(file_.fd.get(), at, SEEK_DATA);
+    if (data < 0 && errno != ENXIO) return os_error("look for data in " + file_.name);
+    if (data != at) {
+        extent.kind = Extent::Kind::zero;
+        extent.host_offset = Extent::kNowhere;
+        if (data >= 0) extent.length = std::min(static_cast<uint64_t>(data), end) - offset;
+    } else if (!layout_.block_device) {
+        const off_t hole = lseek(file_.fd.get(), at, SEEK_HOLE);
+        if (hole < 0) return os_error("look for a hole in " + file_.name);
+        extent.length = std::min(static_cast<uint64_t>(hole), end) - offset;
+    }
+    // Some file systems have smaller blocks than a sector's worth of data; a sector that has any is data.
+    const uint64_t cut = extent.length % kSectorSize;
+    if (extent.length < kSectorSize) {
+        extent.kind = Extent::Kind::data;
+        extent.length = kSectorSize;
+        extent.host_offset = offset;
+    } else if (cut != 0) {
+        extent.length += extent.kind == Extent::Kind::data ? kSectorSize - cut : -cut;
+    }
+    return extent;
+}
+
+Result<void> RawImage::resize(uint64_t bytes) {
+    INVARIANT(in_flight_ == 0 && held_.empty() && bytes % kSectorSize == 0);
+    if (!writable_) return os_error(EROFS, "resize " + file_.name);
+    if (layout_.block_device) return os_error(EOPNOTSUPP, "resize the device " + file_.name);
+    if (bytes == 0 || bytes % layout_.unit != 0) {
+        return Error{EINVAL, fmt::format("resize {} to {} bytes: a multiple of {} is needed", file_.name,
+                                         bytes, layout_.unit)};
+    }
+    if (ftruncate(file_.fd.get(), static_cast<off_t>(bytes)) != 0) {
+        return os_error(fmt::format("resize {} to {} bytes", file_.name, bytes));
     }
     layout_.geometry.bytes = bytes;
     return {};

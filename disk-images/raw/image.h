@@ -51,6 +51,8 @@ class RawImage final : public Image {
     void submit(std::span<Io*> batch) override;
     [[nodiscard]] Result<void> refresh_size() override;
     [[nodiscard]] bool sync_failed() const override { return sync_failed_; }
+    [[nodiscard]] Result<Extent> extent(uint64_t offset) override;
+    [[nodiscard]] Result<void> resize(uint64_t bytes) override;
 
   private:
     RawImage(File file, ImageLock lock, const RawLayout& layout, Reactor& reactor, uint32_t slot,
