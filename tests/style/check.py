@@ -25,10 +25,10 @@ LAYERS = {
     "hypervisor": ["runtime"],
     "hypervisor/embedded": ["runtime"],
     "disk-images": ["runtime"],
-    "mac-pool": ["runtime"],
+    "mac-pool": ["runtime", "hypervisor"],
     "blkback": ["runtime", "hypervisor", "disk-images"],
     "bridge": ["runtime", "hypervisor"],
-    "netback": ["runtime", "hypervisor", "bridge"],
+    "netback": ["runtime", "hypervisor", "bridge", "mac-pool"],
     "tools": ["runtime", "hypervisor", "hypervisor/embedded", "disk-images", "mac-pool", "blkback", "bridge", "netback"],
 }
 
