@@ -5,15 +5,17 @@
 
 #include "disk-images/chain.h"
 #include "disk-images/raw/image.h"
+#include "disk-images/vhd/image.h"
 
 namespace ringback::image {
 
 Result<std::unique_ptr<Image>> open_image_below(const Chain* before, const std::string& format, File file,
-                                                Opener&, Reactor& reactor, const OpenOptions& options) {
+                                                Opener& opener, Reactor& reactor, const OpenOptions& options) {
     const Chain chain = TRY(Chain::add(before, file));
     if (format == "raw") return RawImage::open(std::move(file), reactor, options);
+    if (format == "vhd") return vhd::open(chain, std::move(file), opener, reactor, options);
     return Error{ENOTSUP,
-                 fmt::format("open {}: unknown image format \"{}\" (known: raw)", file.name, format)};
+                 fmt::format("open {}: unknown image format \"{}\" (known: raw, vhd)", file.name, format)};
 }
 
 Result<std::unique_ptr<Image>> open_image(const std::string& format, File file, Opener& opener,
