@@ -10,7 +10,7 @@
 
 #include "blkback/config.h"
 #include "blkback/supervisor.h"
-#include "blkback/supervisor_loop.h"
+#include "runtime/event_loop.h"
 #include "runtime/log.h"
 #include "runtime/unique_fd.h"
 
@@ -28,7 +28,7 @@ Result<void> serve(const blk::Config& config) {
     const UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
     if (!signal_fd) return os_error("create a signal descriptor");
 
-    blk::EventLoop loop = TRY(blk::EventLoop::create());
+    EventLoop loop = TRY(EventLoop::create());
     TRY(loop.watch(signal_fd.get(), EPOLLIN, [&loop](uint32_t) { loop.stop(); }));
     const std::unique_ptr<blk::Supervisor> supervisor = TRY(blk::Supervisor::start(loop, config));
     log::notice("blkbackd {} is ready", RINGBACK_VERSION);

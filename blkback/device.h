@@ -23,7 +23,7 @@
 #include "blkback/config.h"
 #include "blkback/handshake.h"
 #include "blkback/policy.h"
-#include "blkback/supervisor_loop.h"
+#include "runtime/event_loop.h"
 #include "blkback/worker_process.h"
 #include "hypervisor/store.h"
 #include "hypervisor/xenbus.h"

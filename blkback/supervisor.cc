@@ -70,7 +70,7 @@ Supervisor::Supervisor(EventLoop& loop, const Config& config, xen::Store store)
       config_(config),
       store_(std::move(store)),
       workers_(loop, config),
-      control_(loop, config),
+      control_(loop, config.control_socket(), config.control_group),
       around_{.loop = loop,
               .store = store_,
               .workers = workers_,

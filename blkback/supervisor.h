@@ -21,9 +21,9 @@
 #include <vector>
 
 #include "blkback/config.h"
-#include "blkback/control.h"
+#include "runtime/control.h"
 #include "blkback/device.h"
-#include "blkback/supervisor_loop.h"
+#include "runtime/event_loop.h"
 #include "blkback/worker_process.h"
 #include "hypervisor/store.h"
 #include "runtime/unique_fd.h"

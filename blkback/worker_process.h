@@ -26,7 +26,7 @@
 
 #include "blkback/channel.h"
 #include "blkback/config.h"
-#include "blkback/supervisor_loop.h"
+#include "runtime/event_loop.h"
 #include "blkback/worker_protocol.h"
 #include "hypervisor/xenbus.h"
 #include "runtime/unique_fd.h"

@@ -3,7 +3,7 @@
 // blkback-worker: serves one guest's disks. Started by blkbackd, or by its systemd template unit.
 #include <CLI/CLI.hpp>
 
-#include "blkback/worker/sandbox.h"
+#include "runtime/sandbox.h"
 #include "blkback/worker/worker.h"
 #include "runtime/log.h"
 
@@ -27,7 +27,7 @@ int main(int argc, char** argv) {
         log::error("domain {}: {}", options.domid, worker.error().message);
         return 1;
     }
-    if (auto entered = blk::worker::enter_sandbox(options.buffer_bytes); !entered) {
+    if (auto entered = enter_sandbox(options.buffer_bytes); !entered) {
         log::error("domain {}: {}", options.domid, entered.error().message);
         return 1;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "blkback/worker/sandbox.h"
+#include "runtime/sandbox.h"
 
 #include <cap-ng.h>
 #include <sys/prctl.h>
@@ -9,7 +9,7 @@
 
 #include "runtime/log.h"
 
-namespace ringback::blk::worker {
+namespace ringback {
 
 Result<void> enter_sandbox(size_t locked_bytes) {
     rlimit limit{};
@@ -28,4 +28,4 @@ Result<void> enter_sandbox(size_t locked_bytes) {
     return {};
 }
 
-}  // namespace ringback::blk::worker
+}  // namespace ringback

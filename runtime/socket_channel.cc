@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "blkback/channel.h"
+#include "runtime/socket_channel.h"
 
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <cstring>
 
-namespace ringback::blk {
+namespace ringback::channel {
 
-Result<Channel> Channel::connect(const std::string& path) {
+Result<UniqueFd> connect(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path) return os_error(ENAMETOOLONG, "connect to " + path);
@@ -18,13 +18,12 @@ Result<Channel> Channel::connect(const std::string& path) {
     if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) {
         return os_error("connect to " + path);
     }
-    return Channel(std::move(socket));
+    return socket;
 }
 
-Result<void> Channel::send(const Message& message, std::span<const int> descriptors) {
-    INVARIANT(descriptors.size() <= kMaxDescriptors);
-    iovec vector{const_cast<Message*>(&message), sizeof message};
-    alignas(cmsghdr) std::byte control[CMSG_SPACE(kMaxDescriptors * sizeof(int))]{};
+Result<void> send(int socket, std::span<const std::byte> message, std::span<const int> descriptors) {
+    iovec vector{const_cast<std::byte*>(message.data()), message.size()};
+    alignas(cmsghdr) std::byte control[CMSG_SPACE(kMostDescriptors * sizeof(int))]{};
     msghdr header{};
     header.msg_iov = &vector;
     header.msg_iovlen = 1;
@@ -37,27 +36,27 @@ Result<void> Channel::send(const Message& message, std::span<const int> descript
         rights->cmsg_len = CMSG_LEN(descriptors.size_bytes());
         std::memcpy(CMSG_DATA(rights), descriptors.data(), descriptors.size_bytes());
     }
-    while (sendmsg(socket_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+    while (sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
         if (errno != EINTR) return os_error("send a message between supervisor and worker");
     }
     return {};
 }
 
-Result<std::optional<Received>> Channel::receive() {
-    Received received;
-    iovec vector{&received.message, sizeof received.message};
-    alignas(cmsghdr) std::byte control[CMSG_SPACE(kMaxDescriptors * sizeof(int))]{};
+Result<std::optional<size_t>> receive(int socket, std::span<std::byte> message, bool take_descriptors,
+                                      size_t max_descriptors, std::vector<UniqueFd>& descriptors) {
+    iovec vector{message.data(), message.size()};
+    alignas(cmsghdr) std::byte control[CMSG_SPACE(kMostDescriptors * sizeof(int))]{};
     msghdr header{};
     header.msg_iov = &vector;
     header.msg_iovlen = 1;
     // With no room for them the kernel drops descriptors, and says so.
-    if (incoming_ == Descriptors::taken) {
+    if (take_descriptors) {
         header.msg_control = control;
-        header.msg_controllen = sizeof control;
+        header.msg_controllen = CMSG_SPACE(max_descriptors * sizeof(int));
     }
-    const ssize_t length = recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const ssize_t length = recvmsg(socket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (length < 0) {
-        if (errno == EAGAIN || errno == EINTR) return std::optional<Received>{};
+        if (errno == EAGAIN || errno == EINTR) return std::optional<size_t>{};
         return os_error("receive a message between supervisor and worker");
     }
     if (length == 0) return os_error(ECONNRESET, "receive a message between supervisor and worker");
@@ -68,14 +67,13 @@ Result<std::optional<Received>> Channel::receive() {
         for (size_t i = 0; i < count; ++i) {
             int fd = -1;
             std::memcpy(&fd, CMSG_DATA(item) + i * sizeof fd, sizeof fd);
-            received.descriptors.emplace_back(fd);
+            descriptors.emplace_back(fd);
         }
     }
-    if (static_cast<size_t>(length) != sizeof(Message) || received.message.version != kProtocolVersion ||
-        (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    if (static_cast<size_t>(length) != message.size() || (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
         return os_error(EPROTO, "receive a message between supervisor and worker (other version?)");
     }
-    return std::optional(std::move(received));
+    return std::optional(static_cast<size_t>(length));
 }
 
-}  // namespace ringback::blk
+}  // namespace ringback::channel

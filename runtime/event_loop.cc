@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "blkback/supervisor_loop.h"
+#include "runtime/event_loop.h"
 
 #include <algorithm>
 #include <array>
 
-namespace ringback::blk {
+namespace ringback {
 
 Result<EventLoop> EventLoop::create() {
     UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
@@ -72,4 +72,4 @@ void EventLoop::run(const std::function<void()>& before_wait) {
     }
 }
 
-}  // namespace ringback::blk
+}  // namespace ringback

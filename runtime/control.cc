@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "blkback/control.h"
+#include "runtime/control.h"
 
 #include <fmt/format.h>
 #include <grp.h>
@@ -12,7 +12,7 @@
 
 #include "runtime/log.h"
 
-namespace ringback::blk {
+namespace ringback {
 
 namespace {
 
@@ -66,7 +66,7 @@ ControlServer::~ControlServer() {
 
 Result<void> ControlServer::listen(Handler handler) {
     handler_ = std::move(handler);
-    const std::string path = config_.control_socket();
+    const std::string& path = path_;
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     INVARIANT(path.size() < sizeof(address.sun_path));
@@ -78,9 +78,9 @@ Result<void> ControlServer::listen(Handler handler) {
     const int bound = ::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
     ::umask(mask);
     if (bound != 0) return os_error("bind the control socket " + path);
-    if (const group* allowed = ::getgrnam(config_.control_group.c_str()); allowed != nullptr) {
+    if (const group* allowed = ::getgrnam(group_.c_str()); allowed != nullptr) {
         if (::chown(path.c_str(), static_cast<uid_t>(-1), allowed->gr_gid) != 0 || ::chmod(path.c_str(), 0660) != 0) {
-            log::warning("{}", os_error(fmt::format("give {} to group {}", path, config_.control_group)).message);
+            log::warning("{}", os_error(fmt::format("give {} to group {}", path, group_)).message);
         }
     }
     if (::listen(listener_.get(), 64) != 0) return os_error("listen on " + path);
@@ -151,4 +151,4 @@ void ControlServer::drop(uint64_t number) {
     clients_.erase(found);
 }
 
-}  // namespace ringback::blk
+}  // namespace ringback

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sandbox: what the worker gives up before it looks at a guest or an image.
+// Sandbox: what a worker gives up before it looks at a guest or an image.
 //
 // Called once, after everything privileged is open and before the reactor is enabled. Stages: locked memory limit raised
 // as far as allowed (never fatal), no new privileges, no capabilities at all, no core dumps of guest data. Own uid,
@@ -11,9 +11,9 @@
 
 #include "runtime/result.h"
 
-namespace ringback::blk::worker {
+namespace ringback {
 
 // locked_bytes: what the worker may want to lock for data buffers after the capabilities are gone.
 [[nodiscard]] Result<void> enter_sandbox(size_t locked_bytes);
 
-}  // namespace ringback::blk::worker
+}  // namespace ringback

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// EventLoop: epoll and timers, for the supervisor's one thread.
+// EventLoop: epoll and timers, for a supervisor's one thread.
 //
 // The io_uring reactor is made for the data path; here a handful of descriptors change all the time and nothing is
 // fast, so readiness and closures are the simpler tool. A callback may forget its own or any other descriptor.
@@ -19,7 +19,7 @@
 #include "runtime/result.h"
 #include "runtime/unique_fd.h"
 
-namespace ringback::blk {
+namespace ringback {
 
 class EventLoop {
   public:
@@ -53,4 +53,4 @@ class EventLoop {
     bool stopping_ = false;
 };
 
-}  // namespace ringback::blk
+}  // namespace ringback

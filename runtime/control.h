@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The control socket of blkbackd: one JSON line in, one JSON line out, then the connection is closed.
+// The control socket of a daemon: one JSON line in, one JSON line out, then the connection is closed.
 //
 // docs/control-protocol.md has the commands. Who may connect is decided by the file system: root, and the group of the
 // configuration. What comes is hostile all the same: a line is bounded, a connection lives a bounded time, their
@@ -17,13 +17,13 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
-#include "blkback/config.h"
-#include "blkback/supervisor_loop.h"
+#include "runtime/event_loop.h"
 #include "runtime/result.h"
 #include "runtime/unique_fd.h"
 
-namespace ringback::blk {
+namespace ringback {
 
 inline constexpr int kControlVersion = 1;
 inline constexpr size_t kMaxControlLine = 16384;
@@ -47,7 +47,9 @@ class ControlServer {
   public:
     using Handler = std::function<void(const ControlRequest&, Responder)>;
 
-    ControlServer(EventLoop& loop, const Config& config) : loop_(loop), config_(config) {}
+    // `group` may use the socket beside root, when there is such a group.
+    ControlServer(EventLoop& loop, std::string path, std::string group)
+        : loop_(loop), path_(std::move(path)), group_(std::move(group)) {}
     ~ControlServer();
     ControlServer(const ControlServer&) = delete;
     ControlServer& operator=(const ControlServer&) = delete;
@@ -71,11 +73,12 @@ class ControlServer {
     void drop(uint64_t number);
 
     EventLoop& loop_;
-    const Config& config_;
+    const std::string path_;
+    const std::string group_;
     Handler handler_;
     UniqueFd listener_;
     uint64_t next_number_ = 1;
     std::map<uint64_t, Client> clients_;
 };
 
-}  // namespace ringback::blk
+}  // namespace ringback
