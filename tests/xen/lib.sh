@@ -66,7 +66,7 @@ guest_log() { echo "/var/log/xen/console/guest-$1.log"; }
 # guest_config NAME [KEY=VALUE...]: writes NAME.cfg. Keys: kind (pv, pvh or hvm), memory, vcpus, cmdline, tools=fio,
 # disk (an xl disk line; repeat it for more), vif, extra (a line of xl.cfg as it stands).
 guest_config() {
-  local name=$1 kind=pvh memory=256 vcpus=1 cmdline='' kernel=/boot/guest-kernel ramdisk=$guest_files/ramdisk disks='' vifs='' extra=''
+  local name=$1 kind=pvh memory=256 vcpus=1 cmdline='' kernel=/boot/guest-kernel ramdisk=$guest_files/ramdisk disks='' vifs='' extra='' cpus='' index
   shift
   while [ $# -gt 0 ]; do
     case $1 in
@@ -84,6 +84,13 @@ guest_config() {
   done
   # Its device model, not the domain builder, loads an HVM guest's kernel, and wants it packed.
   [ "$kind" != hvm ] || kernel=/boot/vmlinuz-$(uname -r)
+  # What QEMU's SVM needs: when a virtual CPU moves to another processor, a guest in hardware virtualization ends in a
+  # triple fault sooner or later, whoever serves its disks; so they stay where they are. (tsc_mode: reading the time
+  # without leaving the guest, since each exit is dear.)
+  if [ "$kind" != pv ]; then
+    for ((index = 1; index <= vcpus; index++)); do cpus+="'$((index % 2))', "; done
+    extra+="cpus = [ $cpus ]"$'\n'
+  fi
   cat >"$name.cfg" <<END
 name = '$name'
 type = '$kind'
@@ -94,6 +101,7 @@ ramdisk = '$ramdisk'
 cmdline = 'console=hvc0 $cmdline'
 disk = [ $disks ]
 vif = [ $vifs ]
+tsc_mode = 'native'
 on_crash = 'destroy'
 $extra
 END
