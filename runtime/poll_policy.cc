@@ -16,14 +16,19 @@ namespace ringback {
 namespace {
 constexpr uint32_t kMissesBeforeRest = 4;
 constexpr uint32_t kWindowsSkipped = 64;
-constexpr uint64_t kPreemptedNs = 1'000'000;  // a look takes well under a microsecond
-}  // namespace
+constexpr uint64_t kPreemptedNs = 1'000'000;  // the looks between two calls take well under ten microseconds
 
-uint64_t monotonic_ns() {
+uint64_t read_clock(clockid_t clock) {
     timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
+
+}  // namespace
+
+uint64_t monotonic_ns() { return read_clock(CLOCK_MONOTONIC); }
+
+uint64_t coarse_monotonic_ns() { return read_clock(CLOCK_MONOTONIC_COARSE); }
 
 uint64_t measure_wake_cost() {
     constexpr size_t kRounds = 21;
@@ -51,18 +56,22 @@ uint64_t measure_wake_cost() {
     return samples[kRounds / 2];
 }
 
-bool PollPolicy::open(uint64_t now) {
+bool PollPolicy::open() {
     if (limits_.window_ns == 0 && !limits_.always) return false;
     if (skip_ > 0) {
         --skip_;
         return false;
     }
-    opened_ = last_look_ = now;
+    opened_ = 0;
     return true;
 }
 
 bool PollPolicy::go_on(uint64_t now) {
     if (limits_.always) return true;
+    if (opened_ == 0) {
+        opened_ = last_look_ = now;
+        return true;
+    }
     if (now - last_look_ > kPreemptedNs) {
         misses_ = kMissesBeforeRest;
         miss();

@@ -18,6 +18,8 @@ namespace ringback {
 
 // Nanoseconds of CLOCK_MONOTONIC.
 [[nodiscard]] uint64_t monotonic_ns();
+// The same clock as of the last timer tick, some milliseconds ago: a tenth of the cost.
+[[nodiscard]] uint64_t coarse_monotonic_ns();
 // Median cost of one eventfd wake-up between two threads, in nanoseconds. Takes about a millisecond; starts a thread.
 [[nodiscard]] uint64_t measure_wake_cost();
 
@@ -30,9 +32,9 @@ class PollPolicy {
 
     explicit PollPolicy(Limits limits) : limits_(limits) {}
 
-    // Whether the window that would begin now is worth opening.
-    [[nodiscard]] bool open(uint64_t now);
-    // Whether the open window may go on. False ends it as a miss.
+    // Whether a window is worth opening.
+    [[nodiscard]] bool open();
+    // Whether the open window may go on; it began at the first call. False ends it as a miss.
     [[nodiscard]] bool go_on(uint64_t now);
     void hit();
     [[nodiscard]] uint64_t window_ns() const { return limits_.window_ns; }
@@ -41,7 +43,7 @@ class PollPolicy {
     void miss();
 
     Limits limits_;
-    uint64_t opened_ = 0;
+    uint64_t opened_ = 0;  // 0: not asked for the time yet
     uint64_t last_look_ = 0;
     uint32_t misses_ = 0;  // in a row, saturating
     uint32_t skip_ = 0;    // windows not to open any more

@@ -148,7 +148,7 @@ void Ring::run_copies() {
 }
 
 void Ring::copy_from_guest() {
-    if (use_persistent_ && (!gathering_.empty() || parked_ != nullptr)) persistent_.set_now(monotonic_ns());
+    if (use_persistent_ && (!gathering_.empty() || parked_ != nullptr)) persistent_.set_now(coarse_monotonic_ns());
     // Parked requests are older than whatever was taken since; none is taken while one is parked.
     size_t ready = 0;
     while (parked_ != nullptr && gather(*parked_)) {
