@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "disk-images/chain.h"
+#include "disk-images/qcow2/image.h"
 #include "disk-images/raw/image.h"
 #include "disk-images/vhd/image.h"
 
@@ -13,9 +14,10 @@ Result<std::unique_ptr<Image>> open_image_below(const Chain* before, const std::
                                                 Opener& opener, Reactor& reactor, const OpenOptions& options) {
     const Chain chain = TRY(Chain::add(before, file));
     if (format == "raw") return RawImage::open(std::move(file), reactor, options);
+    if (format == "qcow2") return qcow2::Qcow2Image::open(chain, std::move(file), opener, reactor, options);
     if (format == "vhd") return vhd::open(chain, std::move(file), opener, reactor, options);
     return Error{ENOTSUP,
-                 fmt::format("open {}: unknown image format \"{}\" (known: raw, vhd)", file.name, format)};
+                 fmt::format("open {}: unknown image format \"{}\" (known: raw, qcow2, vhd)", file.name, format)};
 }
 
 Result<std::unique_ptr<Image>> open_image(const std::string& format, File file, Opener& opener,
