@@ -103,6 +103,13 @@ class BackRing {
         return load(header_->req_prod) == req_cons_;
     }
 
+    // The same for a ring of which `wanted` requests are needed at once. True: there are fewer, sleep is safe.
+    [[nodiscard]] bool rest_until(uint32_t wanted) {
+        std::atomic_ref(header_->req_event).store(req_cons_ + wanted, std::memory_order_relaxed);
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        return load(header_->req_prod) - req_cons_ < wanted;
+    }
+
   private:
     static uint32_t load(uint32_t& shared) { return std::atomic_ref(shared).load(std::memory_order_relaxed); }
     [[nodiscard]] std::byte* entry(uint32_t index) const { return entries_ + (index & mask_) * entry_size_; }
