@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "netback/device.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <thread>
+
+#include "netback/offer.h"
+
+namespace ringback::net {
+
+namespace {
+
+using std::chrono::milliseconds;
+using xen::XenbusState;
+
+// libxl waits 10 s for Closed.
+constexpr milliseconds kClosePatience{6000};
+constexpr milliseconds kStoreTroublePause{1000};
+constexpr int kMaxSteps = 32;
+
+// Of the frontend's directory: what it may change while it is connected.
+constexpr std::array kWatchedNodes{"/state", "/request-multicast-control"};
+
+// The largest address that is no broadcast: a bridge never takes it for its own.
+constexpr bridge::MacAddress kPortAddress{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff};
+
+Result<UniqueFd> duplicate(int fd) {
+    UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!copy) return os_error("duplicate a descriptor");
+    return copy;
+}
+
+}  // namespace
+
+Device::Device(Surroundings& surroundings, xen::DeviceId id, bool adopt)
+    : around_(surroundings), id_(std::move(id)), directory_(xen::backend_directory(around_.own_domid, id_)) {
+    read_description();
+    if (!adopt) return;
+    adopting_ = true;
+    ring_ = RingPhase::connecting;
+    announced_ = true;
+}
+
+Device::~Device() {
+    if (timer_) around_.loop.cancel(*timer_);
+    unwatch_frontend();
+}
+
+void Device::watch_frontend() {
+    watched_ = frontend_;
+    for (const char* node : kWatchedNodes) {
+        const auto watched = around_.store.watch(watched_ + node, id_.text());
+        if (!watched) log::error("{}: {}", id_.text(), watched.error().message);
+    }
+}
+
+void Device::unwatch_frontend() {
+    if (watched_.empty()) return;
+    for (const char* node : kWatchedNodes) around_.store.unwatch(watched_ + node, id_.text());
+    watched_.clear();
+}
+
+std::string Device::read(const char* key) const { return around_.store.read(directory_ + "/" + key).value_or(""); }
+
+void Device::read_description() {
+    const std::string home = fmt::format("/local/domain/{}/", id_.domid);
+    frontend_ = read("frontend");
+    // Ours to trust, as only the toolstack writes here; but never another domain's, whatever stands there.
+    const bool own = frontend_.starts_with(home) && frontend_.find("..") == std::string::npos &&
+                     around_.store.read_number(directory_ + "/frontend-id") == id_.domid;
+    if (!own) frontend_.clear();
+    if (frontend_.empty() || watched_ == frontend_) return;
+    unwatch_frontend();
+    watch_frontend();
+}
+
+bool Device::kernel_holds() const {
+    const std::string driver = fmt::format("{}/bus/xen-backend/devices/{}-{}-{}/driver", around_.sysfs, id_.kind,
+                                           id_.domid, id_.devid);
+    return ::access(driver.c_str(), F_OK) == 0;
+}
+
+bool Device::gather() {
+    const XenbusState frontend_before = view_.frontend;
+    const XenbusState backend_before = view_.backend;
+    view_.backend = xen::read_state(around_.store, directory_);
+    // Only the toolstack writes Initialising, and only into a new directory.
+    if (view_.backend == XenbusState::initialising && backend_before != XenbusState::unknown) {
+        reborn_ = reborn_ || backend_before != XenbusState::initialising;
+    }
+    view_.present = around_.store.exists(directory_) && !reborn_;
+    view_.frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
+    view_.online = read("online") != "0";
+    view_.script_done = read("hotplug-status") == "connected";
+    if (view_.backend == XenbusState::closed && view_.frontend == XenbusState::initialising &&
+        frontend_before != XenbusState::initialising) {
+        broken_ = false;
+        if (port_ == PortPhase::failed) port_ = PortPhase::none;
+    }
+    if (view_.backend != XenbusState::closing) closing_since_.reset();
+    else if (!closing_since_) closing_since_ = Clock::now();
+    view_.close_overdue = closing_since_ && Clock::now() >= *closing_since_ + kClosePatience;
+    view_.broken = broken_;
+    view_.announced = announced_;
+    view_.port = port_;
+    view_.ring = ring_;
+
+    const bool held = ring_ == RingPhase::none && kernel_holds();
+    if (held && !refused_) {
+        error_ = "the kernel's own driver holds this vif (xen-netback); remove it with \"modprobe -r xen-netback\", keep "
+                 "it away with /etc/modprobe.d/ringback.conf, and attach the vif again";
+        log::error("{}: {}", id_.text(), error_);
+    }
+    refused_ = held;
+    // A lost connection reads as nodes that are gone, and would take every vif from its guest.
+    if (around_.store.own_domid()) return true;
+    around_.store_lost();
+    return false;
+}
+
+bool Device::look() {
+    for (int step = 0; step < kMaxSteps; ++step) {
+        if (!gather()) return false;
+        if (refused_ && view_.present) return false;
+        follow_wishes();
+        const Action action = next_action(view_);
+        if (action == Action::forget) return pending_ == 0;
+        if (action == Action::none) {
+            if (closing_since_ && !view_.close_overdue) look_after(kClosePatience);
+            return false;
+        }
+        log::debug("{}: backend {}, frontend {}: {}", id_.text(), xen::to_string(view_.backend),
+                   xen::to_string(view_.frontend), to_string(action));
+        const auto timer_before = timer_;
+        act(action);
+        if (timer_ != timer_before) return false;  // the store is in trouble: later
+    }
+    around_.look_again(id_);
+    return false;
+}
+
+void Device::act(Action action) {
+    switch (action) {
+        case Action::none:
+        case Action::forget: return;
+        case Action::open_port: return open_port();
+        case Action::remove_port: return remove_port();
+        case Action::connect: return connect();
+        case Action::disconnect: return disconnect();
+        case Action::publish_init_wait:
+            return publish(XenbusState::init_wait, [this](xen::Store::Update& update) { write_features(update); });
+        case Action::publish_connected:
+            announced_ = true;
+            return publish(XenbusState::connected, [](xen::Store::Update&) {});
+        case Action::publish_closing: return publish(XenbusState::closing, [](xen::Store::Update&) {});
+        case Action::publish_closed: return publish(XenbusState::closed, [](xen::Store::Update&) {});
+    }
+}
+
+void Device::publish(XenbusState state, const std::function<void(xen::Store::Update&)>& more) {
+    const auto written = around_.store.update(directory_, [&](xen::Store::Update& update) {
+        // Somebody else (the toolstack, taking the device away) was quicker: decide again.
+        if (xen::parse_state(update.read("state")) != view_.backend) return false;
+        more(update);
+        update.write("state", static_cast<uint64_t>(state));
+        return true;
+    });
+    if (written) {
+        log::info("{}: {}", id_.text(), xen::to_string(state));
+        return;
+    }
+    if (written.error().code == ENOENT) return;
+    log_guest("{}", written.error().message);
+    look_after(kStoreTroublePause);
+}
+
+uint16_t Device::max_queues() const {
+    const uint32_t wanted =
+        around_.config.max_queues != 0 ? around_.config.max_queues : std::thread::hardware_concurrency();
+    return static_cast<uint16_t>(std::clamp<uint32_t>(wanted, 1, kMaxQueues));
+}
+
+void Device::write_features(xen::Store::Update& update) const {
+    for (const char* key : {"feature-sg", "feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload",
+                            "feature-rx-copy", "feature-split-event-channels", "feature-multicast-control",
+                            "feature-dynamic-multicast-control"}) {
+        update.write(key, 1);
+    }
+    for (const char* key : {"feature-rx-flip", "feature-xdp-headroom", "feature-ctrl-ring"}) {
+        update.write(key, uint64_t{0});
+    }
+    update.write("multi-queue-max-queues", max_queues());
+}
+
+std::string Device::own_name() const { return fmt::format("vif{}.{}", id_.domid, id_.devid); }
+
+std::string Device::interface() const {
+    if (!tap_) return "";
+    const auto name = tap_->name();
+    return name ? name.value() : "";
+}
+
+void Device::open_port() {
+    if (const auto opened = try_open_port(); !opened) {
+        tap_.reset();
+        port_ = PortPhase::failed;
+        error_ = opened.error().message;
+        log::error("{}: {}", id_.text(), error_);
+        return;
+    }
+    port_ = PortPhase::open;
+}
+
+Result<void> Device::try_open_port() {
+    // One that an earlier life of ours has left may have been renamed by the hotplug script since.
+    const std::string renamed = read("vifname");
+    const bool was_renamed = !renamed.empty() && ::access((around_.sysfs + "/class/net/" + renamed + "/tun_flags").c_str(),
+                                                         F_OK) == 0 && view_.script_done;
+    tap_ = TRY(bridge::Tap::open(was_renamed ? renamed : own_name()));
+    return around_.links.change(tap_->index(), {.address = kPortAddress,
+                                                .mtu = {},
+                                                .queue_length = around_.config.queue_length,
+                                                .alias = "ringback " + id_.text(),
+                                                .up = {}});
+}
+
+void Device::remove_port() {
+    port_ = PortPhase::none;
+    if (!tap_) return;
+    // It may have gone by itself: somebody deleted it.
+    if (const auto removed = tap_->remove(around_.links); !removed && removed.error().code != ENODEV) {
+        log::error("{}: {}", id_.text(), removed.error().message);
+    }
+    tap_.reset();
+}
+
+std::string Device::journal_path() const {
+    return fmt::format("{}/{}-{}-{}.journal", around_.config.journal_directory(), id_.domid, id_.kind, id_.devid);
+}
+
+Result<UniqueFd> Device::open_journal(bool fresh) const {
+    const std::string path = journal_path();
+    if (fresh && ::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the stale journal " + path);
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd) return os_error("create the journal " + path);
+    if (::ftruncate(fd.get(), static_cast<off_t>(kJournalBytes)) != 0) {
+        return os_error("size the journal " + path);
+    }
+    return fd;
+}
+
+void Device::request(MessageType type, const std::function<void(Message&)>& fill, std::vector<UniqueFd> descriptors,
+                     Reply reply) {
+    Message message;
+    message.type = type;
+    message.domid = id_.domid;
+    message.handle = id_.devid;
+    fill(message);
+    ++pending_;
+    around_.worker.request(message, std::move(descriptors), [this, reply = std::move(reply)](const Answer& answer) {
+        --pending_;
+        reply(answer);
+        around_.look_again(id_);
+    });
+}
+
+void Device::connect() {
+    if (const auto asked = try_connect(); !asked) connection_failed(asked.error().message);
+}
+
+Result<void> Device::try_connect() {
+    Connect offer = TRY(read_offer(around_.store, frontend_, max_queues()));
+    offer.resumed = resume_ ? 1 : 0;
+    rate_text_ = read("rate");
+    offer.rate = parse_rate(rate_text_);
+    TRY(tap_->set_queues(offer.queue_count));
+    TRY(tap_->set_offloads({.checksum = offer.csum_blank4 != 0 || offer.csum_blank6 != 0,
+                            .tcp4 = offer.gso_tcp4 != 0,
+                            .tcp6 = offer.gso_tcp6 != 0}));
+    std::vector<UniqueFd> descriptors;
+    descriptors.push_back(TRY(open_journal(!resume_)));
+    for (const UniqueFd& queue : tap_->queues()) descriptors.push_back(TRY(duplicate(queue.get())));
+    connected_ = offer;
+    ring_ = RingPhase::connecting;
+    if (!resume_) announced_ = false;
+    request(MessageType::connect, [&offer](Message& message) { message.body.connect = offer; }, std::move(descriptors),
+            [this](const Answer& answer) { connect_answered(answer); });
+    return {};
+}
+
+void Device::connect_answered(const Answer& answer) {
+    if (ring_ != RingPhase::connecting) return;  // the worker was lost meanwhile
+    if (answer.error == ECONNRESET) {            // so was this one: its successor is asked
+        ring_ = RingPhase::none;
+        resume_ = true;  // it may have served the rings for a moment
+        return;
+    }
+    resume_ = false;
+    if (answer.error != 0) {
+        ring_gone();
+        return connection_failed(answer.message.str());
+    }
+    ring_ = RingPhase::connected;
+    error_.clear();
+    if (const auto carrier = tap_->set_carrier(true); !carrier) log_guest("{}", carrier.error().message);
+    log::info("{}: {} queue{}, {} as {}", id_.text(), connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
+              connected_.scatter_gather != 0 ? "scatter-gather" : "one page a packet", interface());
+}
+
+void Device::disconnect() {
+    ring_ = RingPhase::disconnecting;
+    if (tap_) (void)tap_->set_carrier(false);
+    request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer& answer) {
+        if (answer.error != 0 && answer.error != ECONNRESET) log_guest("disconnect: {}", answer.message.str());
+        ring_gone();
+    });
+}
+
+void Device::ring_gone() {
+    ring_ = RingPhase::none;
+    resume_ = false;
+    if (tap_) {
+        (void)tap_->set_carrier(false);
+        (void)tap_->set_queues(1);
+    }
+    (void)::unlink(journal_path().c_str());
+}
+
+void Device::connection_failed(const std::string& why) {
+    broken_ = true;
+    error_ = why;
+    log_guest("{}", why);
+    around_.look_again(id_);
+}
+
+void Device::worker_lost() {
+    // The network device stays as it is, and the frontend is not told: a successor goes on with its rings.
+    if (ring_ == RingPhase::connected) resume_ = true;
+    if (ring_ == RingPhase::connected || (ring_ == RingPhase::connecting && !adopting_)) ring_ = RingPhase::none;
+    if (adopting_) all_presented();
+    around_.look_again(id_);
+}
+
+bool Device::presented(const Connect& parameters, std::vector<UniqueFd> descriptors) {
+    if (!adopting_ || descriptors.size() < 2) return false;
+    descriptors.erase(descriptors.begin());  // the journal: there under its name
+    auto tap = bridge::Tap::adopt(std::move(descriptors));
+    if (!tap) return false;
+    tap_ = std::move(tap).value();
+    port_ = PortPhase::open;
+    ring_ = RingPhase::connected;
+    adopting_ = false;
+    connected_ = parameters;
+    rate_text_.clear();  // it may have changed meanwhile
+    log::notice("{}: adopted from an earlier supervisor", id_.text());
+    around_.look_again(id_);
+    return true;
+}
+
+void Device::all_presented() {
+    if (!adopting_) return;
+    adopting_ = false;
+    ring_ = RingPhase::none;
+    // No worker has it: its rings are taken up where their journal stands.
+    resume_ = xen::read_state(around_.store, directory_) == XenbusState::connected;
+    around_.look_again(id_);
+}
+
+void Device::follow_wishes() {
+    if (ring_ != RingPhase::connected) return;
+    std::string rate = read("rate");
+    const bool multicast = around_.store.read_number(frontend_ + "/request-multicast-control", 0, 1) == 1U;
+    if (rate == rate_text_ && multicast == (connected_.multicast_control != 0)) return;
+    rate_text_ = std::move(rate);
+    connected_.rate = parse_rate(rate_text_);
+    connected_.multicast_control = multicast ? 1 : 0;
+    const auto fill = [this](Message& message) {
+        message.body.adjust = {connected_.rate, connected_.multicast_control, {}};
+    };
+    request(MessageType::adjust, fill, {}, [](const Answer&) {});
+}
+
+void Device::ask_stats(std::function<void(const Answer&)> done) {
+    if (asking_stats_) {  // a worker that hangs collects no more than one
+        Answer busy{};
+        busy.error = EBUSY;
+        return done(busy);
+    }
+    asking_stats_ = true;
+    request(MessageType::stats, [](Message&) {}, {}, [this, done = std::move(done)](const Answer& answer) {
+        asking_stats_ = false;
+        done(answer);
+    });
+}
+
+void Device::look_after(milliseconds delay) {
+    if (timer_) around_.loop.cancel(*timer_);
+    timer_ = around_.loop.after(delay, [this] {
+        timer_.reset();
+        around_.look_again(id_);
+    });
+}
+
+}  // namespace ringback::net

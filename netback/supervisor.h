@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Supervisor: finds the vifs of all guests, keeps each one going, and answers for all of them.
+//
+// It never touches a ring or a packet. Watch events are not handled, they only mark a vif to be looked at: whatever a
+// guest does to its nodes, it costs one look per turn of the loop, and no event can be missed, doubled or taken in the
+// wrong order. Its own death pauses nothing: the worker goes on, finds the next supervisor, and presents what it has.
+//
+// Thread: one, the supervisor's; libxenstore's reader thread only feeds a queue.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "bridge/link.h"
+#include "hypervisor/store.h"
+#include "netback/config.h"
+#include "netback/device.h"
+#include "netback/worker_process.h"
+#include "runtime/control.h"
+#include "runtime/event_loop.h"
+#include "runtime/unique_fd.h"
+
+namespace ringback::net {
+
+class Supervisor {
+  public:
+    // Ready when it returns: both sockets listen, every vif that exists has been looked at.
+    [[nodiscard]] static Result<std::unique_ptr<Supervisor>> start(EventLoop& loop, const Config& config);
+    ~Supervisor();
+    Supervisor(const Supervisor&) = delete;
+    Supervisor& operator=(const Supervisor&) = delete;
+
+    // Before each wait of the loop.
+    void work();
+    // Why the loop was stopped, if not by a signal.
+    [[nodiscard]] Result<void> verdict() const;
+
+  private:
+    Supervisor(EventLoop& loop, const Config& config, xen::Store store, bridge::Links links);
+    [[nodiscard]] Result<void> claim_runtime_directory();
+    [[nodiscard]] Result<void> listen();
+    [[nodiscard]] Result<void> watch_root();
+    void remove_leftovers();
+    void take_store_events();
+    void mark_path(const std::string& path);
+    void scan();
+    void mark_all();
+    void look(const xen::DeviceId& id);
+
+    // supervisor_commands.cc
+    void command(const ControlRequest& request, Responder respond);
+    void status(const ControlRequest& request, Responder respond);
+    void doctor_info(Responder respond);
+    [[nodiscard]] Result<xen::Domid> find_guest(const std::string& guest) const;
+    [[nodiscard]] std::string guest_name(xen::Domid domid) const;
+    [[nodiscard]] std::string guest_uuid(xen::Domid domid) const;
+    [[nodiscard]] nlohmann::json describe(const Device& device) const;
+
+    EventLoop& loop_;
+    const Config& config_;
+    UniqueFd lock_;
+    xen::Store store_;
+    bridge::Links links_;
+    SwitchWorker worker_;
+    ControlServer control_;
+    Surroundings around_;
+    std::string root_;  // /local/domain/<own>/backend/vif
+    std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
+    std::set<xen::DeviceId> dirty_;
+    bool starting_ = true;
+    bool store_lost_ = false;
+};
+
+}  // namespace ringback::net

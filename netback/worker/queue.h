@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Queue: one pair of a vif's rings and the queue of the port behind it.
+//
+// Both directions are worked through in one go, in order, without anything left under way: a batch of slots is taken, all
+// grants are copied by one call, the packets are handed over, the slots are answered, once published and at most once
+// notified. So a queue owns no buffers; the batch lies in memory that all queues of a reactor share, one after the other.
+//
+//   tx  ring -> grant copy -> port (one write a packet) -> responses
+//   rx  port (one read a packet) -> grant copy -> responses
+//
+// A guest that gives no receive buffers is not read for: its packets wait in the port's own bounded queue, which drops
+// what is too much. After kStallNs what waits is thrown away, so that a guest that comes back does not get old packets.
+//
+// Polling and sleeping are those of every ring here: reactor.h. The two event channels (or the one) stay masked from the
+// event to the rest.
+//
+// Thread: the reactor's.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "hypervisor/event_channel.h"
+#include "hypervisor/grants.h"
+#include "hypervisor/ring.h"
+#include "netback/worker/journal.h"
+#include "netback/worker/offload.h"
+#include "netback/worker/request.h"
+#include "netback/worker_protocol.h"
+#include "runtime/reactor.h"
+
+namespace ringback::net::worker {
+
+inline constexpr uint64_t kStallNs = 10'000'000'000;
+
+// The memory of a batch, shared by all queues of a reactor.
+struct Batch {
+    static constexpr size_t kBytes = 512U << 10;
+    static constexpr size_t kPackets = 128;
+    static constexpr size_t kCopies = 512;
+
+    Batch();
+    std::unique_ptr<std::byte[]> bytes;
+    std::vector<xen::CopySegment> copies;
+    std::vector<uint16_t> owners;  // of each copy: the packet it belongs to
+    struct Tx {
+        TxPacket packet;
+        std::byte* data;  // behind room for the vnet header
+    };
+    struct Rx {
+        std::byte* data;
+        uint32_t size;
+        RxOffload offload;
+        uint16_t slots;
+        uint16_t first_copy;
+        bool failed;
+    };
+    std::vector<Tx> tx;
+    std::vector<Rx> rx;
+};
+
+// What a vif's queues share.
+struct VifContext {
+    Reactor& reactor;
+    xen::EventChannels& events;
+    xen::GrantTable& grants;
+    Batch& batch;
+    xen::Domid domid = 0;
+    Connect parameters{};
+    Stats stats{};
+    MulticastList* multicast = nullptr;  // in the journal
+    const char* broken = nullptr;
+    bool ending = false;  // being disconnected: nothing more is begun
+    // The guest's allowance: what is left of this interval, which may be less than nothing by one batch.
+    int64_t credit = 0;
+    uint64_t credit_until = 0;  // end of the interval, CLOCK_MONOTONIC nanoseconds
+    // Called once when a queue found its frontend to break the protocol; when a queue wants tick() called.
+    void (*on_broken)(VifContext&) noexcept = nullptr;
+    void (*on_tick_wanted)(VifContext&) noexcept = nullptr;
+    void* owner = nullptr;
+
+    // True: the guest may send now.
+    [[nodiscard]] bool may_send();
+    // Whether the guest wants a packet to this address.
+    [[nodiscard]] bool wants(const std::byte* address) const;
+};
+
+class Queue {
+  public:
+    struct Parameters {
+        xen::GrantMapping tx_ring;
+        xen::GrantMapping rx_ring;
+        xen::Port tx_port = 0;
+        xen::Port rx_port = 0;  // the same as tx_port: one for both
+        int port = -1;          // of the TAP or whatever stands for it; stays the vif's
+        bool resumed = false;
+    };
+
+    Queue(VifContext& vif, QueueJournal& journal, Parameters parameters);
+    ~Queue();
+    Queue(const Queue&) = delete;
+    Queue& operator=(const Queue&) = delete;
+
+    void start();
+    [[nodiscard]] bool scheduled() const { return task_.scheduled; }
+    void on_event(xen::Port port);
+    // When it is to be looked at again for lack of an event that would tell, CLOCK_MONOTONIC; 0: not.
+    [[nodiscard]] uint64_t next_tick() const;
+    void tick(uint64_t now);
+
+  private:
+    struct QueueTask : Task {
+        Queue* queue;
+    };
+    struct QueuePoll : PollSource {
+        Queue* queue;
+    };
+    // Lives on until the kernel has told its last, which may be after the queue.
+    struct PortWatch : Completion {
+        Queue* queue;
+        int fd;
+    };
+    struct TxSource;
+
+    void kick() {
+        if (!vif_.ending) vif_.reactor.schedule(task_);
+    }
+    void run();
+    void recover();
+    bool look();
+    void rest();
+    void go_idle();
+    void break_vif(const char* reason);
+    // queue_tx.cc
+    bool transmit();
+    bool gather_tx(uint32_t available);
+    void send(Batch::Tx& tx);
+    void follow_list(TxPacket& packet);
+    void answer_tx();
+    // queue_rx.cc
+    bool receive();
+    [[nodiscard]] uint32_t slots_needed() const;
+    size_t gather_rx(uint32_t available);
+    void plan_rx(Batch::Rx& rx, const std::array<xen::netif::RxRequest, xen::netif::kRxEntries>& slots, size_t first);
+    void answer_rx(const std::array<xen::netif::RxRequest, xen::netif::kRxEntries>& slots);
+    void throw_away();
+    // Results of the copies go into `failed` of their packets.
+    template <typename Fail>
+    void run_copies(Fail fail);
+    void notify(xen::Port port);
+
+    VifContext& vif_;
+    QueueJournal& journal_;
+    xen::GrantMapping tx_mapping_;
+    xen::GrantMapping rx_mapping_;
+    xen::BackRing tx_;
+    xen::BackRing rx_;
+    const xen::Port tx_port_;
+    const xen::Port rx_port_;
+    const int port_;
+    PortWatch* watch_ = nullptr;
+    QueueTask task_;
+    QueuePoll poll_;
+    bool resumed_;
+    bool port_ready_ = true;      // it may have packets
+    bool masked_tx_ = false;      // fired and was not written back
+    bool masked_rx_ = false;
+    uint64_t blocked_since_ = 0;  // packets wait and the guest has too few buffers
+    bool rate_wait_ = false;      // requests wait for the guest's allowance
+};
+
+template <typename Fail>
+void Queue::run_copies(Fail fail) {
+    Batch& batch = vif_.batch;
+    if (batch.copies.empty()) return;
+    ++vif_.stats.grant_copy_calls;
+    vif_.stats.grant_copy_segments += batch.copies.size();
+    const bool done = vif_.grants.copy(batch.copies);
+    for (size_t i = 0; i < batch.copies.size(); ++i) {
+        if (!done || batch.copies[i].status != 0) fail(batch.owners[i]);
+    }
+}
+
+}  // namespace ringback::net::worker

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From the guest: slots taken, data copied, packets handed to the port, slots answered in order.
+#include <unistd.h>
+
+#include <cstring>
+
+#include "netback/worker/queue.h"
+
+namespace ringback::net::worker {
+
+using namespace xen::netif;
+using bridge::VnetHeader;
+
+namespace {
+
+// The packet begins here in its part of the batch: the vnet header fits before it, and the IP header behind the Ethernet
+// header lies at a multiple of four.
+constexpr size_t kRoom = 16 + 2;
+constexpr size_t kAlign = 64;
+static_assert(kRoom >= sizeof(VnetHeader));
+
+}  // namespace
+
+struct Queue::TxSource {
+    xen::BackRing& ring;
+    uint32_t left;
+    [[nodiscard]] bool next(std::byte* to) {
+        if (left == 0) return false;
+        --left;
+        ring.take(to);
+        return true;
+    }
+};
+
+// True: there may be more.
+bool Queue::transmit() {
+    const auto available = tx_.available();
+    if (!available) {
+        break_vif("the frontend claims more requests than its tx ring holds");
+        return false;
+    }
+    if (*available == 0) return false;
+    if (!vif_.may_send()) {
+        if (!rate_wait_) ++vif_.stats.rate_waits;
+        rate_wait_ = true;
+        return false;
+    }
+    rate_wait_ = false;
+    Batch& batch = vif_.batch;
+    batch.tx.clear();
+    batch.copies.clear();
+    batch.owners.clear();
+    const bool all = gather_tx(*available);
+    run_copies([&batch, this](uint16_t owner) {
+        if (batch.tx[owner].packet.status == kOkay) ++vif_.stats.tx_errors;
+        batch.tx[owner].packet.status = kError;
+    });
+    for (Batch::Tx& tx : batch.tx) {
+        if (tx.packet.status == kOkay && tx.packet.multicast == ExtraType::none) send(tx);
+    }
+    answer_tx();
+    return !all || tx_.available().value_or(1) != 0;
+}
+
+// False: the batch was full first.
+bool Queue::gather_tx(uint32_t available) {
+    Batch& batch = vif_.batch;
+    TxSource source{tx_, available};
+    size_t used = 0;
+    while (source.left > 0) {
+        const bool full = batch.tx.size() == Batch::kPackets || batch.copies.size() + kFatalSlots > Batch::kCopies ||
+                          used + kRoom + kMaxPacket + kAlign > Batch::kBytes;
+        const bool spent = vif_.parameters.rate.bytes != 0 && vif_.credit <= 0;
+        if (full || spent) return false;
+        Batch::Tx& tx = batch.tx.emplace_back();
+        if (const char* broken = read_packet(source, tx.packet)) {
+            batch.tx.pop_back();
+            break_vif(broken);
+            return true;
+        }
+        if (tx.packet.multicast != ExtraType::none) {
+            follow_list(tx.packet);
+            continue;
+        }
+        if (vif_.parameters.rate.bytes != 0) vif_.credit -= tx.packet.size;
+        if (tx.packet.status != kOkay) {
+            ++vif_.stats.tx_dropped;
+            continue;
+        }
+        tx.data = batch.bytes.get() + used + kRoom;
+        std::byte* to = tx.data;
+        for (uint16_t i = 0; i < tx.packet.slot_count; ++i) {
+            const TxSlot& slot = tx.packet.slots[i];
+            if (slot.size == 0) continue;  // nothing to copy, and no copy of nothing
+            xen::CopySegment& copy = batch.copies.emplace_back();
+            copy = {};
+            copy.source.foreign = {slot.gref, slot.offset, vif_.domid};
+            copy.dest.virt = to;
+            copy.len = slot.size;
+            copy.flags = GNTCOPY_source_gref;
+            batch.owners.push_back(static_cast<uint16_t>(batch.tx.size() - 1));
+            to += slot.size;
+        }
+        used = (used + kRoom + tx.packet.size + kAlign - 1) / kAlign * kAlign;
+    }
+    return true;
+}
+
+void Queue::follow_list(TxPacket& packet) {
+    if (packet.multicast == ExtraType::multicast_del) {
+        vif_.multicast->remove(packet.address);
+    } else if (!vif_.multicast->add(packet.address)) {
+        packet.status = kError;
+    }
+}
+
+void Queue::send(Batch::Tx& tx) {
+    const auto header = to_vnet({tx.data, tx.packet.size}, tx.packet.offload);
+    if (!header) {
+        ++vif_.stats.tx_dropped;
+        tx.packet.status = kError;
+        return;
+    }
+    std::byte* start = tx.data - sizeof(VnetHeader);
+    std::memcpy(start, &*header, sizeof *header);
+    const size_t length = sizeof(VnetHeader) + tx.packet.size;
+    // A port that takes nothing now (its link is down, the host has no memory) loses the packet, as a wire would.
+    if (::write(port_, start, length) != static_cast<ssize_t>(length)) {
+        ++vif_.stats.tx_dropped;
+        tx.packet.status = kDropped;
+        return;
+    }
+    ++vif_.stats.tx_packets;
+    vif_.stats.tx_bytes += tx.packet.size;
+    if (header->gso_type != bridge::kVnetGsoNone) ++vif_.stats.tx_gso;
+}
+
+void Queue::answer_tx() {
+    const uint32_t before = tx_.rsp_prod();
+    uint32_t slot = before;
+    for (const Batch::Tx& tx : vif_.batch.tx) {
+        journal_.tx_extra[slot++ % kTxEntries] = 0;
+        for (uint16_t i = 0; i < tx.packet.extras; ++i) journal_.tx_extra[slot++ % kTxEntries] = 1;
+        for (uint16_t i = 1; i < tx.packet.slot_count; ++i) journal_.tx_extra[slot++ % kTxEntries] = 0;
+    }
+    journal_.tx_answered = slot;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    // Four bytes, and of an extra only the status: it has no id.
+    const auto put = [this](uint16_t id, int16_t status) {
+        const TxResponse response{id, status};
+        std::memcpy(tx_.next_response(), &response, sizeof response);
+    };
+    for (const Batch::Tx& tx : vif_.batch.tx) {
+        put(tx.packet.slots[0].id, tx.packet.status);
+        for (uint16_t i = 0; i < tx.packet.extras; ++i) put(0, kNull);
+        for (uint16_t i = 1; i < tx.packet.slot_count; ++i) put(tx.packet.slots[i].id, tx.packet.status);
+    }
+    if (tx_.unpublished() && tx_.publish()) notify(tx_port_);
+}
+
+}  // namespace ringback::net::worker

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "netback/worker_process.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "runtime/log.h"
+
+extern char** environ;
+
+namespace ringback::net {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kStartPatience{15000};  // a unit on a busy host
+constexpr milliseconds kHelloPatience{5000};
+constexpr milliseconds kLongestPause{5000};    // between two starts of a worker that keeps dying
+constexpr std::chrono::seconds kGoodLife{10};  // one that lived so long is started again at once
+constexpr size_t kMaxStrangers = 16;
+constexpr const char* kUnit = "netback-worker.service";
+
+std::string read_file(const std::string& path) {
+    std::ifstream file(path);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+}  // namespace
+
+SwitchWorker::~SwitchWorker() {
+    for (auto& [fd, stranger] : strangers_) loop_.forget(fd);
+    for (auto& [fd, child] : children_) loop_.forget(fd);
+    if (channel_) loop_.forget(channel_.fd());
+    if (listener_) loop_.forget(listener_.get());
+}
+
+Result<void> SwitchWorker::listen(Events events) {
+    events_ = std::move(events);
+    const std::string path = config_.worker_socket();
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    INVARIANT(path.size() < sizeof(address.sun_path));
+    path.copy(address.sun_path, path.size());
+    listener_.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!listener_) return os_error("create the worker's socket");
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the old socket " + path);
+    const mode_t mask = ::umask(0177);
+    const int bound = ::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+    ::umask(mask);
+    if (bound != 0) return os_error("bind the worker's socket " + path);
+    if (::listen(listener_.get(), 16) != 0) return os_error("listen on " + path);
+    return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); });
+}
+
+void SwitchWorker::set_deadline(milliseconds patience, std::function<void()> late) {
+    if (deadline_) loop_.cancel(*deadline_);
+    deadline_ = loop_.after(patience, [this, late = std::move(late)] {
+        deadline_.reset();
+        late();
+    });
+}
+
+void SwitchWorker::accept_one() {
+    UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket || strangers_.size() >= kMaxStrangers) return;
+    const int fd = socket.get();
+    Stranger stranger;
+    stranger.channel = Channel(std::move(socket));
+    stranger.deadline = loop_.after(kHelloPatience, [this, fd] {
+        loop_.forget(fd);
+        strangers_.erase(fd);
+    });
+    if (!loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { greet(fd); })) {
+        loop_.cancel(stranger.deadline);
+        return;
+    }
+    strangers_.emplace(fd, std::move(stranger));
+}
+
+void SwitchWorker::greet(int fd) {
+    const auto found = strangers_.find(fd);
+    INVARIANT(found != strangers_.end());
+    auto received = found->second.channel.receive();
+    if (received && !received->has_value()) return;
+    loop_.cancel(found->second.deadline);
+    loop_.forget(fd);
+    Channel channel = std::move(found->second.channel);
+    strangers_.erase(found);
+    const Message* message = received ? &(*received)->message : nullptr;
+    if (message == nullptr || message->type != MessageType::hello ||
+        message->body.hello.protocol != kProtocolVersion) {
+        log::warning("a connection to the worker's socket was no worker's: closed");
+        return;
+    }
+    const auto peer = check_peer(channel.fd());
+    if (!peer) {
+        log::warning("a process that says it is the switch worker is not: {}", peer.error().message);
+        return;
+    }
+    if (channel_) {
+        log::notice("worker {} is not wanted (there is another one): told to quit", peer.value());
+        Message quit;
+        quit.type = MessageType::quit;
+        (void)channel.send(quit);
+        return;
+    }
+    if (deadline_) loop_.cancel(*deadline_);
+    deadline_.reset();
+    starting_ = false;
+    channel_ = std::move(channel);
+    pid_ = peer.value();
+    to_present_ = message->body.hello.vifs;
+    const auto watched = loop_.watch(channel_.fd(), EPOLLIN, [this](uint32_t events) {
+        if ((events & EPOLLOUT) != 0) flush();
+        if (channel_ && (events & ~static_cast<uint32_t>(EPOLLOUT)) != 0) receive();
+    });
+    if (!watched) return lose("its connection could not be watched");
+    log::info("switch worker {} is here", pid_);
+    if (to_present_ == 0) {
+        events_.on_all_presented();
+    } else {
+        set_deadline(kHelloPatience, [this] { lose("it did not present what it has"); });
+    }
+    if (channel_) flush();
+}
+
+Result<pid_t> SwitchWorker::check_peer(int socket) const {
+    ucred peer{};
+    socklen_t length = sizeof(peer);
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return os_error("ask who connected");
+    if (config_.worker_start == WorkerStart::systemd) {
+        const std::string groups = read_file(fmt::format("/proc/{}/cgroup", peer.pid));
+        if (groups.find(std::string("/") + kUnit) != std::string::npos) return peer.pid;
+        return Error{EPERM, fmt::format("process {} is not in {}", peer.pid, kUnit)};
+    }
+    if (peer.uid != ::geteuid()) return Error{EPERM, fmt::format("process {} runs as user {}", peer.pid, peer.uid)};
+    struct stat theirs{}, program{};
+    if (::stat(fmt::format("/proc/{}/exe", peer.pid).c_str(), &theirs) == 0 &&
+        ::stat(config_.worker_program.c_str(), &program) == 0 && theirs.st_dev == program.st_dev &&
+        theirs.st_ino == program.st_ino) {
+        return peer.pid;
+    }
+    return Error{EPERM, fmt::format("process {} does not run {}", peer.pid, config_.worker_program)};
+}
+
+void SwitchWorker::start() {
+    starting_ = true;
+    const auto now = std::chrono::steady_clock::now();
+    const bool lived = now - last_start_ > kGoodLife;
+    const milliseconds pause = lived ? milliseconds(0) : pause_;
+    pause_ = lived ? milliseconds(0) : std::min(std::max(pause_ * 2, milliseconds(50)), kLongestPause);
+    set_deadline(pause, [this] {
+        last_start_ = std::chrono::steady_clock::now();
+        const bool systemd = config_.worker_start == WorkerStart::systemd;
+        const std::vector<std::string> arguments =
+            systemd ? std::vector<std::string>{"systemctl", "restart", "--no-block", kUnit}
+                    : std::vector<std::string>{config_.worker_program, "--supervisor", config_.worker_socket()};
+        const Result<pid_t> pid = spawn(arguments);
+        if (!pid) return lose(pid.error().message);
+        log::info("started {} (process {})", systemd ? kUnit : config_.worker_program, pid.value());
+        ours_ = !systemd;
+        if (ours_) pid_ = pid.value();
+        watch_child(pid.value(), [this, systemd, child = pid.value()](int status) {
+            if (channel_ || !starting_) return;  // its socket tells the rest
+            if (systemd && status != 0) return lose(fmt::format("systemctl could not start {}", kUnit));
+            if (!systemd && child == pid_) lose(fmt::format("{} ended before it said hello", config_.worker_program));
+        });
+        set_deadline(kStartPatience, [this] {
+            lose(fmt::format("it did not connect within {} s of its start",
+                             std::chrono::duration_cast<std::chrono::seconds>(kStartPatience).count()));
+        });
+    });
+}
+
+Result<pid_t> SwitchWorker::spawn(const std::vector<std::string>& arguments) {
+    std::vector<char*> argv;
+    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    posix_spawnattr_t attributes;
+    INVARIANT(::posix_spawnattr_init(&attributes) == 0);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::posix_spawnattr_setsigmask(&attributes, &none);
+    sigset_t defaults;
+    ::sigemptyset(&defaults);
+    ::sigaddset(&defaults, SIGPIPE);
+    ::posix_spawnattr_setsigdefault(&attributes, &defaults);
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    pid_t pid = 0;
+    const int error = ::posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
+    ::posix_spawnattr_destroy(&attributes);
+    if (error != 0) return os_error(error, "start " + arguments[0]);
+    return pid;
+}
+
+void SwitchWorker::watch_child(pid_t pid, std::function<void(int status)> ended) {
+    UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!handle) return;  // it stays a zombie until we end, and its socket still tells of its end
+    const int fd = handle.get();
+    const auto reap = [this, fd, pid, ended = std::move(ended)](uint32_t) {
+        int status = 0;
+        if (::waitpid(pid, &status, WNOHANG) == 0) return;
+        loop_.forget(fd);
+        children_.erase(fd);
+        ended(status);
+    };
+    if (loop_.watch(fd, EPOLLIN, reap)) children_.emplace(fd, std::move(handle));
+}
+
+void SwitchWorker::request(Message message, std::vector<UniqueFd> descriptors, Reply reply) {
+    message.id = next_id_++;
+    open_.emplace(message.id, std::move(reply));
+    queue_.push_back({message, std::move(descriptors)});
+    if (!channel_ && !starting_ && !deadline_) start();
+    if (channel_) loop_.change(channel_.fd(), EPOLLIN | EPOLLOUT);  // sent from the loop: lose() must not run in here
+}
+
+void SwitchWorker::flush() {
+    while (!queue_.empty()) {
+        const Queued& first = queue_.front();
+        std::vector<int> fds;
+        for (const UniqueFd& fd : first.descriptors) fds.push_back(fd.get());
+        const Result<void> sent = channel_.send(first.message, fds);
+        if (!sent && sent.error().code == EAGAIN) {
+            loop_.change(channel_.fd(), EPOLLIN | EPOLLOUT);
+            return;
+        }
+        if (!sent) break;  // the connection is gone, which receive() notices and reports
+        queue_.pop_front();
+    }
+    loop_.change(channel_.fd(), EPOLLIN);
+}
+
+void SwitchWorker::receive() {
+    while (channel_) {
+        auto received = channel_.receive();
+        if (!received) return lose(received.error().message);
+        if (!received->has_value()) return;
+        handle(std::move(**received));
+    }
+}
+
+void SwitchWorker::handle(Received received) {
+    const Message& message = received.message;
+    const xen::DeviceId id{"vif", message.domid, message.handle};
+    if (message.type == MessageType::answer) {
+        const auto open = open_.find(message.id);
+        if (open == open_.end()) return lose("it answered what nobody asked");
+        const Reply reply = std::move(open->second);
+        open_.erase(open);
+        return reply(message.body.answer);
+    }
+    if (message.type == MessageType::vif_failed) {
+        return events_.on_vif_failed(id, message.body.answer.message.str());
+    }
+    if (message.type == MessageType::present && to_present_ > 0) {
+        if (!events_.on_present(id, message.body.connect, std::move(received.descriptors))) {
+            Message unwanted;
+            unwanted.type = MessageType::disconnect;
+            unwanted.domid = message.domid;
+            unwanted.handle = message.handle;
+            request(unwanted, {}, [](const Answer&) {});
+        }
+        if (--to_present_ > 0) return;
+        if (deadline_) loop_.cancel(*deadline_);
+        deadline_.reset();
+        return events_.on_all_presented();
+    }
+    lose(fmt::format("it sent a message of type {}", static_cast<unsigned>(message.type)));
+}
+
+void SwitchWorker::lose(const std::string& why) {
+    if (deadline_) loop_.cancel(*deadline_);
+    deadline_.reset();
+    starting_ = false;
+    if (std::exchange(quitting_, false)) {
+        log::info("the switch worker has ended: no vif is left");
+    } else {
+        log::error("the switch worker is gone: {}", why);
+    }
+    if (channel_) loop_.forget(channel_.fd());
+    channel_.close();
+    end_process();
+    queue_.clear();
+    std::map<uint64_t, Reply> open;
+    open.swap(open_);
+    Answer answer{};
+    answer.error = ECONNRESET;
+    answer.message = Text<512>("the switch worker is gone: " + why);
+    for (auto& [id, reply] : open) reply(answer);
+    events_.on_lost();
+}
+
+void SwitchWorker::end_process() {
+    if (config_.worker_start == WorkerStart::systemd) return;  // the next start is a restart
+    // Only a child that has not been reaped yet can still be meant by its number.
+    if (ours_ && pid_ != 0 && ::waitpid(pid_, nullptr, WNOHANG) == 0) ::kill(pid_, SIGKILL);
+    ours_ = false;
+    pid_ = 0;
+}
+
+void SwitchWorker::expect(milliseconds patience) {
+    if (channel_ || starting_) return;
+    set_deadline(patience, [this] { lose("it did not come back"); });
+}
+
+void SwitchWorker::quit() {
+    if (!channel_) return;
+    Message message;
+    message.type = MessageType::quit;
+    quitting_ = true;
+    queue_.push_back({message, {}});
+    loop_.change(channel_.fd(), EPOLLIN | EPOLLOUT);
+}
+
+}  // namespace ringback::net
