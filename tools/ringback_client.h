@@ -12,6 +12,7 @@
 namespace ringback::tools {
 
 inline constexpr const char* kControlSocket = "/run/ringback/blkbackd.sock";
+inline constexpr const char* kNetControlSocket = "/run/ringback/netbackd.sock";
 
 // The answer, when its "ok" is true; otherwise its "error". ECONNREFUSED or ENOENT: no daemon is there.
 [[nodiscard]] Result<nlohmann::json> ask(const std::string& socket, nlohmann::json request,

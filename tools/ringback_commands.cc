@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cerrno>
 
 namespace ringback::tools {
 
@@ -40,6 +41,34 @@ void print_disk(const nlohmann::json& disk) {
     if (disk.contains("error")) fmt::print("           error: {}\n", disk.value("error", ""));
 }
 
+void print_vif(const nlohmann::json& vif) {
+    fmt::print("  {:<8} {:<18} {:<12} {:>10} {} {}\n", vif.value("interface", ""), vif.value("device", ""),
+               vif.value("backend_state", ""), vif.value("mode", ""), vif.value("mac", ""), vif.value("bridge", ""));
+    if (vif.contains("queues")) fmt::print("           {} queue(s)\n", vif.value("queues", 0));
+    if (const auto counters = vif.find("counters"); counters != vif.end()) {
+        const auto count = [&](const char* key) { return counters->value(key, uint64_t{0}); };
+        fmt::print("           sent {} packets ({}), received {} ({}); dropped {} and {}, errors {} and {}\n",
+                   count("tx_packets"), human_size(count("tx_bytes")), count("rx_packets"), human_size(count("rx_bytes")),
+                   count("tx_dropped"), count("rx_dropped"), count("tx_errors"), count("rx_errors"));
+    }
+    if (vif.contains("error")) fmt::print("           error: {}\n", vif.value("error", ""));
+}
+
+// The guests of netbackd, into those of blkbackd.
+void add_nics(nlohmann::json& guests, const nlohmann::json& with_nics) {
+    for (const nlohmann::json& from : with_nics) {
+        nlohmann::json* same = nullptr;
+        for (nlohmann::json& guest : guests) {
+            if (guest.value("domid", -1) == from.value("domid", -2)) same = &guest;
+        }
+        if (same != nullptr) {
+            (*same)["vifs"] = from["vifs"];
+        } else {
+            guests.push_back(from);
+        }
+    }
+}
+
 }  // namespace
 
 std::string human_size(uint64_t bytes) {
@@ -53,21 +82,29 @@ std::string human_size(uint64_t bytes) {
     return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
-int status(const std::string& socket, const std::string& guest, bool json) {
+int status(const std::string& socket, const std::string& net_socket, const std::string& guest, bool json) {
     nlohmann::json request = {{"command", "status"}};
     if (!guest.empty()) request["guest"] = guest;
-    const auto answer = ask(socket, std::move(request), kPatience);
-    if (!answer) return fail(answer.error());
-    const nlohmann::json& guests = answer.value()["guests"];
+    auto disks = ask(socket, request, kPatience);
+    const auto nics = ask(net_socket, request, kPatience);
+    const auto absent = [](const auto& answer) {
+        return !answer && (answer.error().code == ENOENT || answer.error().code == ECONNREFUSED);
+    };
+    if (!disks && (!absent(disks) || !nics)) return fail(disks.error());
+    if (!nics && !absent(nics)) return fail(nics.error());
+    nlohmann::json guests = disks ? disks.value()["guests"] : nlohmann::json::array();
+    if (nics) add_nics(guests, nics.value()["guests"]);
     if (json) {
         fmt::print("{}\n", guests.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
         return 0;
     }
-    if (guests.empty()) fmt::print("no disks are served{}\n", guest.empty() ? "" : " for this guest");
+    if (guests.empty()) fmt::print("nothing is served{}\n", guest.empty() ? "" : " for this guest");
     for (const nlohmann::json& entry : guests) {
-        fmt::print("{} (domain {}, {}), worker {}\n", entry.value("name", "?"), entry.value("domid", 0),
-                   entry.value("uuid", ""), entry.value("worker_pid", 0));
-        for (const nlohmann::json& disk : entry["disks"]) print_disk(disk);
+        fmt::print("{} (domain {}, {})", entry.value("name", "?"), entry.value("domid", 0), entry.value("uuid", ""));
+        if (entry.contains("worker_pid")) fmt::print(", worker {}", entry.value("worker_pid", 0));
+        fmt::print("\n");
+        for (const nlohmann::json& disk : entry.value("disks", nlohmann::json::array())) print_disk(disk);
+        for (const nlohmann::json& vif : entry.value("vifs", nlohmann::json::array())) print_vif(vif);
     }
     return 0;
 }

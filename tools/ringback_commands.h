@@ -10,10 +10,11 @@
 
 namespace ringback::tools {
 
-int status(const std::string& socket, const std::string& guest, bool json);
+// Of both daemons; one that does not run is only an error when the other one does not either.
+int status(const std::string& socket, const std::string& net_socket, const std::string& guest, bool json);
 // `bytes` 0: look at the storage again.
 int resize(const std::string& socket, const std::string& guest, const std::string& vdev, uint64_t bytes);
-int doctor(const std::string& socket);
+int doctor(const std::string& socket, const std::string& net_socket);
 
 // "20.0 GiB"
 [[nodiscard]] std::string human_size(uint64_t bytes);

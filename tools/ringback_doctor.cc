@@ -76,25 +76,24 @@ void check_hypervisor(Report& report) {
     }
 }
 
-void check_kernel_backend(Report& report) {
-    const auto held = matches("/sys/bus/xen-backend/devices/vbd*-*-*/driver");
-    for (const std::string& link : held) {
-        const std::string device = link.substr(29, link.rfind('/') - 29);
-        report.bad(fmt::format("the kernel's xen-blkback serves {}, which blkbackd therefore refuses", device),
-                   "shut that guest down, modprobe -r xen-blkback, and start it again");
-    }
-    if (exists("/sys/module/xen_blkback")) {
-        if (held.empty()) report.bad("the kernel's xen-blkback is loaded: it takes the next disk", "modprobe -r xen-blkback");
-    } else {
-        report.good("the kernel's xen-blkback is not loaded");
-    }
-    utsname kernel{};
-    (void)::uname(&kernel);
-    std::istringstream builtin(read_all(fmt::format("/lib/modules/{}/modules.builtin", kernel.release)));
+// A backend of the kernel's that must keep its hands off what one of our daemons serves.
+struct KernelBackend {
+    std::string module;    // xen-blkback
+    std::string variable;  // xen_blkback
+    const char* nodes;
+    const char* daemon;
+    const char* thing;
+    const char* file;
+};
+
+void check_blacklist(Report& report, const KernelBackend& kernel) {
+    utsname name{};
+    (void)::uname(&name);
+    std::istringstream builtin(read_all(fmt::format("/lib/modules/{}/modules.builtin", name.release)));
     bool compiled_in = false;
-    for (std::string line; std::getline(builtin, line);) compiled_in |= line.ends_with("/xen-blkback.ko");
+    for (std::string line; std::getline(builtin, line);) compiled_in |= line.ends_with("/" + kernel.module + ".ko");
     if (compiled_in) {
-        report.bad("xen-blkback is compiled into this kernel: no blacklist keeps it away",
+        report.bad(fmt::format("{} is compiled into this kernel: no blacklist keeps it away", kernel.module),
                    "echo 0 > /sys/bus/xen-backend/drivers_autoprobe, at every boot, before the first guest");
         return;
     }
@@ -102,14 +101,34 @@ void check_kernel_backend(Report& report) {
         for (const std::string& file : matches(pattern)) {
             std::istringstream lines(read_all(file));
             for (std::string line; std::getline(lines, line);) {
-                if (line == "blacklist xen-blkback" || line == "blacklist xen_blkback") {
-                    return report.good(fmt::format("xen-blkback is blacklisted ({})", file));
+                if (line == "blacklist " + kernel.module || line == "blacklist " + kernel.variable) {
+                    return report.good(fmt::format("{} is blacklisted ({})", kernel.module, file));
                 }
             }
         }
     }
-    report.bad("xen-blkback is not blacklisted: udev loads it with the next disk",
-               "printf 'blacklist xen-blkback\\ninstall xen-blkback /bin/false\\n' > /etc/modprobe.d/ringback.conf");
+    report.bad(fmt::format("{} is not blacklisted: udev loads it with the next {}", kernel.module, kernel.thing),
+               fmt::format("printf 'blacklist {0}\\ninstall {0} /bin/false\\n' > /etc/modprobe.d/{1}", kernel.module,
+                           kernel.file));
+}
+
+void check_kernel_backend(Report& report, const KernelBackend& kernel) {
+    constexpr size_t kPrefix = std::string_view("/sys/bus/xen-backend/devices/").size();
+    const auto held = matches(kernel.nodes);
+    for (const std::string& link : held) {
+        const std::string device = link.substr(kPrefix, link.rfind('/') - kPrefix);
+        report.bad(fmt::format("the kernel's {} serves {}, which {} therefore refuses", kernel.module, device, kernel.daemon),
+                   fmt::format("shut that guest down, modprobe -r {}, and start it again", kernel.module));
+    }
+    if (exists("/sys/module/" + kernel.variable)) {
+        if (held.empty()) {
+            report.bad(fmt::format("the kernel's {} is loaded: it takes the next {}", kernel.module, kernel.thing),
+                       fmt::format("modprobe -r {}", kernel.module));
+        }
+    } else {
+        report.good(fmt::format("the kernel's {} is not loaded", kernel.module));
+    }
+    check_blacklist(report, kernel);
 }
 
 void check_installation(Report& report) {
@@ -132,28 +151,45 @@ void check_installation(Report& report) {
     }
 }
 
-void check_daemon(Report& report, const std::string& socket) {
+void check_daemon(Report& report, const std::string& socket, const KernelBackend& kernel) {
     const auto answer = ask(socket, {{"command", "doctor-info"}}, std::chrono::seconds(5));
     if (!answer) {
         const bool denied = answer.error().code == EACCES;
-        return report.bad(answer.error().message, denied ? "run this as root" : "systemctl enable --now blkbackd; then journalctl -u blkbackd");
+        return report.bad(answer.error().message,
+                          denied ? "run this as root"
+                                 : fmt::format("systemctl enable --now {0}; then journalctl -u {0}", kernel.daemon));
     }
     const nlohmann::json& info = answer.value();
-    report.good(fmt::format("blkbackd {} serves {} disk(s)", info.value("daemon_version", "?"), info.value("devices", 0)));
+    report.good(fmt::format("{} {} serves {} {}(s)", kernel.daemon, info.value("daemon_version", "?"),
+                            info.value("devices", 0), kernel.thing));
     for (const nlohmann::json& entry : info.value("troubled", nlohmann::json::array())) {
-        report.bad(fmt::format("disk {}: {}", entry.value("device", ""), entry.value("error", "")),
-                   "xl block-detach it, mend what the message says, xl block-attach it again");
+        report.bad(fmt::format("{} {}: {}", kernel.thing, entry.value("device", ""), entry.value("error", "")),
+                   "detach it with xl, mend what the message says, attach it again");
     }
 }
 
 }  // namespace
 
-int doctor(const std::string& socket) {
+int doctor(const std::string& socket, const std::string& net_socket) {
+    const KernelBackend disks{"xen-blkback", "xen_blkback", "/sys/bus/xen-backend/devices/vbd*-*-*/driver",
+                              "blkbackd",    "disk",        "ringback.conf"};
+    const KernelBackend nics{"xen-netback", "xen_netback", "/sys/bus/xen-backend/devices/vif-*-*/driver",
+                             "netbackd",    "vif",         "ringback-net.conf"};
     Report report;
     check_hypervisor(report);
-    check_kernel_backend(report);
+    check_kernel_backend(report, disks);
     check_installation(report);
-    check_daemon(report, socket);
+    check_daemon(report, socket, disks);
+    // A host may leave its networks to the kernel: asked only where netbackd has ever run.
+    if (exists(net_socket)) {
+        check_kernel_backend(report, nics);
+        if (exists("/dev/net/tun")) {
+            report.good("/dev/net/tun");
+        } else {
+            report.bad("/dev/net/tun is missing", "modprobe tun");
+        }
+        check_daemon(report, net_socket, nics);
+    }
     fmt::print("{}\n", report.wrong() ? "this host is not ready" : "this host is ready");
     return report.wrong() ? 1 : 0;
 }

@@ -13,15 +13,18 @@
 using namespace ringback;
 
 int main(int argc, char** argv) {
-    CLI::App app("Looks after the virtual disks of Xen guests that Ringback serves.", "ringback");
+    CLI::App app("Looks after the virtual disks and NICs of Xen guests that Ringback serves.", "ringback");
     app.set_version_flag("--version", std::string("ringback ") + RINGBACK_VERSION);
     app.require_subcommand(1);
     std::string socket = tools::kControlSocket;
     app.add_option("--socket", socket, "Control socket of blkbackd")->envname("RINGBACK_SOCKET")->capture_default_str();
 
+    std::string net_socket = tools::kNetControlSocket;
+    app.add_option("--net-socket", net_socket, "Control socket of netbackd")->envname("RINGBACK_NET_SOCKET")->capture_default_str();
+
     std::string guest;
     bool json = false;
-    CLI::App* status = app.add_subcommand("status", "Shows guests and their disks");
+    CLI::App* status = app.add_subcommand("status", "Shows guests, their disks and their NICs");
     status->add_option("GUEST", guest, "Only this guest: its name, domid or UUID");
     status->add_flag("--json", json, "As JSON");
 
@@ -51,8 +54,8 @@ int main(int argc, char** argv) {
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;
     }
-    if (status->parsed()) return tools::status(socket, guest, json);
-    if (doctor->parsed()) return tools::doctor(socket);
+    if (status->parsed()) return tools::status(socket, net_socket, guest, json);
+    if (doctor->parsed()) return tools::doctor(socket, net_socket);
     if (resize->parsed()) return tools::resize(socket, guest, vdev, size);
     const char* path = std::getenv("XENBUS_PATH");
     return tools::hotplug(action, path == nullptr ? "" : path, socket);

@@ -40,7 +40,7 @@ Result<void> disk_attach(Toolstack& toolstack, std::uint16_t domid, const DiskSp
 }
 
 int run(int argc, char** argv) {
-    CLI::App app("Domains, disks and faults of the embedded hypervisor core", "corectl");
+    CLI::App app("Domains, disks, NICs and faults of the embedded hypervisor core", "corectl");
     app.require_subcommand(1);
     std::string who, word;
     std::uint64_t number = 0;
@@ -89,6 +89,14 @@ int run(int argc, char** argv) {
     CLI::App* detach = command("block-detach", "Detach a disk", true);
     detach->add_option("vdev", disk.vdev)->required();
     detach->add_flag("--force", force);
+    NicSpec nic;
+    CLI::App* nic_attach = command("network-attach", "Attach a NIC; its script is not run, the network device is yours", true);
+    nic_attach->add_option("--handle", nic.handle);
+    nic_attach->add_option("--mac", nic.mac);
+    nic_attach->add_option("--rate", nic.rate, "bytes,microseconds");
+    CLI::App* nic_detach = command("network-detach", "Detach a NIC", true);
+    nic_detach->add_option("handle", nic.handle)->required();
+    nic_detach->add_flag("--force", force);
     CLI::App* list = command("list", "All domains, as JSON", false);
     CLI::App* info = command("info", "One domain, as JSON", true);
     CLI::App* counters = command("counters", "What was called, mapped, copied and notified, as JSON", false);
@@ -124,6 +132,8 @@ int run(int argc, char** argv) {
         disk.run_script = attach->count("--script") != 0;
         return report(disk_attach(toolstack, domid, disk));
     }
+    if (*nic_attach) return report(toolstack.attach_nic(domid, nic));
+    if (*nic_detach) return report(toolstack.detach_disk(domid, nic.handle, force));
     if (*detach) {
         std::optional<std::uint32_t> devid = device_number(disk.vdev);
         if (!devid) return report(os_error(EINVAL, "detach " + disk.vdev));

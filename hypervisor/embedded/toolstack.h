@@ -47,6 +47,17 @@ struct DiskSpec {
     std::vector<std::pair<std::string, std::string>> extra_frontend_nodes = {};
 };
 
+struct NicSpec {
+    std::uint32_t handle = 0;
+    std::string mac = "00:16:3e:00:00:01";
+    std::string bridge = "xenbr0";
+    std::string script = "/etc/xen/scripts/vif-bridge";
+    std::string vifname = {};
+    std::string rate = {};  // "bytes,microseconds"
+    std::string mtu = {};
+    std::uint16_t backend_domid = 0;
+};
+
 struct Timeouts {  // milliseconds; libxl_internal.h
     int device = 10000;
     int hotplug = 40000;
@@ -79,8 +90,12 @@ class Toolstack {
     // As `xl block-detach`; `force` as its --force.
     Result<void> detach_disk(std::uint16_t domid, std::uint32_t devid, bool force = false);
 
+    // The same for a NIC; no script is run, its outcome is written. Removed with detach_disk() by its handle.
+    Result<void> attach_nic(std::uint16_t domid, const NicSpec& spec);
+
     // Exactly what these steps write, for tests that want to stand in the middle.
     Result<std::uint32_t> write_disk_nodes(std::uint16_t domid, const DiskSpec& spec);
+    Result<void> write_nic_nodes(std::uint16_t domid, const NicSpec& spec);
     Result<void> wait_backend_ready(std::uint16_t domid, std::uint32_t devid, const DiskSpec& spec);
     Result<void> hotplug(std::uint16_t domid, std::uint32_t devid, const std::string& action);
 
