@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
+#include <fstream>
+#include <sstream>
+
+#include "netback/config.h"
+#include "netback/offer.h"
+
+using namespace ringback;
+using Catch::Matchers::ContainsSubstring;
+
+TEST_CASE("netbackd: every setting can be set") {
+    const auto config = net::parse_config(R"(
+runtime_directory = "/run/x"
+control_group = "nets"
+worker_start = "fork"
+worker_program = "/opt/worker"
+[vif]
+max_queues = 3
+queue_length = 64
+)", "test.toml");
+    REQUIRE(config.ok());
+    CHECK(config.value().control_socket() == "/run/x/netbackd.sock");
+    CHECK(config.value().control_group == "nets");
+    CHECK(config.value().worker_start == net::WorkerStart::fork);
+    CHECK(config.value().worker_program == "/opt/worker");
+    CHECK(config.value().max_queues == 3);
+    CHECK(config.value().queue_length == 64);
+}
+
+TEST_CASE("netbackd: the settings file that is installed says what the defaults are") {
+    std::ifstream file(RINGBACK_SOURCE_DIR "/packaging/netbackd.toml");
+    std::ostringstream text;
+    for (std::string line; std::getline(file, line);) {
+        // A setting that is commented out has no blank after its #.
+        text << (line.size() > 1 && line[0] == '#' && line[1] != ' ' ? line.substr(1) : line) << "\n";
+    }
+    const auto config = net::parse_config(text.str(), "netbackd.toml");
+    REQUIRE(config.ok());
+    const net::Config defaults;
+    CHECK(config.value().control_group == defaults.control_group);
+    CHECK(config.value().worker_start == defaults.worker_start);
+    CHECK(config.value().max_queues == defaults.max_queues);
+    CHECK(config.value().queue_length == defaults.queue_length);
+}
+
+TEST_CASE("netbackd: a setting that is none is refused by its name and line") {
+    const auto [text, what] = GENERATE(table<std::string, std::string>({
+        {"\nbridge = \"x\"", "test.toml:2: bridge is not a setting"},
+        {"[vif]\nqueues = 1", "test.toml:2: queues is not a setting of [vif]"},
+        {"[vif]\nmax_queues = 9", "must be a number from 0 to 8"},
+        {"[vif]\nqueue_length = 1", "must be a number from 16 to 4096"},
+        {"worker_start = \"inetd\"", "must be \"systemd\" or \"fork\""},
+        {"runtime_directory = \"run\"", "must be an absolute path"},
+        {"vif = 3", "must be a table"},
+        {"control_group = 3", "must be a text in quotes"},
+        {"worker_start = ", "test.toml:1"},
+    }));
+    const auto config = net::parse_config(text, "test.toml");
+    REQUIRE_FALSE(config.ok());
+    CHECK_THAT(config.error().message, ContainsSubstring(what));
+}
+
+TEST_CASE("a rate is bytes and microseconds, and anything else is no limit") {
+    CHECK(net::parse_rate("50000,20000").bytes == 50000);
+    CHECK(net::parse_rate("50000,20000").interval_us == 20000);
+    CHECK(net::parse_rate("50000").interval_us == 50000);
+    CHECK(net::parse_rate("50000,x").interval_us == 50000);
+    for (const char* none : {"", "0,1", "-1", "x", "4294967295,50000", "99999999999999999999"}) {
+        CHECK(net::parse_rate(none).bytes == 0);
+    }
+}
