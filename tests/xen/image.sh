@@ -12,6 +12,7 @@ linux-image-amd64 xen-hypervisor-$xen_version-amd64 xen-utils-$xen_version xenst
 systemd-sysv udev kmod iproute2 iputils-ping procps psmisc strace jq attr less zstd busybox-static xz-utils
 liburing2 libseccomp2 libcap-ng0 libsystemd0 libsqlite3-0 $runtime_libraries
 lvm2 thin-provisioning-tools dmsetup e2fsprogs util-linux fdisk parted gdisk fio nbdkit libnbd-bin qemu-utils
+libnl-3-200 libnl-route-3-200 iperf3 ethtool tcpdump openvswitch-switch
 END
 }
 
@@ -30,6 +31,8 @@ build_dom0() {
   echo dom0 >"$tree/etc/hostname"
   echo '127.0.0.1 localhost dom0' >"$tree/etc/hosts"
   in_tree "$tree" passwd -d root
+  # A scenario that wants it starts it.
+  in_tree "$tree" systemctl disable openvswitch-switch.service
   rm -f "$tree/usr/sbin/policy-rc.d"
   mkdir -p "$tree/bed"
   # A getty on hvc0 hangs up whatever else writes there; the timers would only disturb measurements.
@@ -82,10 +85,10 @@ END
   return 1
 }
 
-# make_ramdisk TREE OUTPUT INIT MODULES COMMANDS: busybox, INIT as /init, these modules and these commands of
+# make_ramdisk TREE OUTPUT INIT MODULES COMMANDS [FILE...]: busybox, INIT as /init, these modules and these commands of
 # TREE with all they need. Without INIT it is an addition to another ramdisk and holds the commands only.
 make_ramdisk() {
-  local tree=$1 output=$2 init=$3 modules=$4 commands=$5 root kernel module line file
+  local tree=$1 output=$2 init=$3 modules=$4 commands=$5 files="${*:6}" root kernel module line file
   root=$(mktemp -d)
   mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
   for file in bin sbin lib lib64; do ln -s usr/$file "$root/$file"; done
@@ -107,6 +110,10 @@ make_ramdisk() {
       mkdir -p "$root$(dirname "$line")"
       cp -nL "$tree$line" "$root$line"
     done
+  done
+  for file in $files; do
+    mkdir -p "$root$(dirname "$file")"
+    cp -L "$tree$file" "$root$file"
   done
   if [ -n "$modules" ]; then
     kernel=$(basename "$(echo "$tree"/lib/modules/*)")
@@ -134,6 +141,8 @@ build_guest() {
     'mkfs.ext4 fsck.ext4 resize2fs tune2fs dumpe2fs fstrim lsblk blkdiscard blockdev sfdisk sha256sum dd
      sync truncate stat flock dash xenstore-read xenstore-write xenstore-ls xenstore-watch xenstore-rm'
   make_ramdisk "$dom0/tree" "$1/fio" '' '' fio
+  # The C library loads libgcc_s by name, for a thread that is cancelled.
+  make_ramdisk "$dom0/tree" "$1/net" '' '' 'iperf3 ethtool tcpdump ip ping' /usr/lib/x86_64-linux-gnu/libgcc_s.so.1
 }
 
 # Sets `dom0` and `guest`, the directories of the cache that the bed boots from.

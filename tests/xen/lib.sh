@@ -63,7 +63,7 @@ wait_until() {
 
 guest_log() { echo "/var/log/xen/console/guest-$1.log"; }
 
-# guest_config NAME [KEY=VALUE...]: writes NAME.cfg. Keys: kind (pv, pvh or hvm), memory, vcpus, cmdline, tools=fio,
+# guest_config NAME [KEY=VALUE...]: writes NAME.cfg. Keys: kind (pv, pvh or hvm), memory, vcpus, cmdline, tools=fio or net,
 # disk (an xl disk line; repeat it for more), vif, extra (a line of xl.cfg as it stands).
 guest_config() {
   local name=$1 kind=pvh memory=256 vcpus=1 cmdline='' kernel=/boot/guest-kernel ramdisk=$guest_files/ramdisk disks='' vifs='' extra='' cpus='' index
@@ -75,6 +75,7 @@ guest_config() {
       vcpus=*) vcpus=${1#*=} ;;
       cmdline=*) cmdline=${1#*=} ;;
       tools=fio) ramdisk=$guest_files/ramdisk+fio ;;
+      tools=net) ramdisk=$guest_files/ramdisk+net ;;
       disk=*) disks+="'${1#*=}', " ;;
       vif=*) vifs+="'${1#*=}', " ;;
       extra=*) extra+=${1#*=}$'\n' ;;

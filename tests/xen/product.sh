@@ -45,3 +45,33 @@ guest_tree_survives() {
     test \$(wc -l </tmp/sums) = 32
     umount /mnt"
 }
+
+# --- Virtual NICs ---
+
+# The kernel's backend gone, ours up and ready.
+netback_start() {
+  modprobe -r xen-netback 2>/dev/null || :
+  [ ! -d /sys/module/xen_netback ] || fail "xen-netback is loaded and does not go"
+  systemctl start netbackd || { journalctl -u netbackd --no-pager -n 30 >&2; fail "netbackd does not start"; }
+  at_exit netback_stop
+}
+
+netback_stop() {
+  systemctl stop netbackd netback-worker
+  journalctl -u netbackd -u netback-worker --no-pager -o short-monotonic >"$results/journal.net" 2>/dev/null || :
+}
+
+# bridge_start NAME [MTU]: a Linux bridge in the dom0 with an address of its own: 10.9.0.1/24 and fd09::1/64.
+bridge_start() {
+  ip link add name "$1" type bridge stp_state 0 forward_delay 0
+  at_exit ip link delete "$1"
+  ip link set "$1" mtu "${2:-1500}" up
+  ip address add 10.9.0.1/24 dev "$1"
+  ip address add fd09::1/64 dev "$1" nodad
+}
+
+# guest_network GUEST NUMBER [INTERFACE]: 10.9.0.NUMBER/24 and fd09::NUMBER/64.
+guest_network() {
+  guest_run "$1" "ip link set ${3:-eth0} up && ip address add 10.9.0.$2/24 dev ${3:-eth0} &&
+    ip address add fd09::$2/64 dev ${3:-eth0} nodad"
+}
