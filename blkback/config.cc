@@ -93,6 +93,7 @@ Result<void> take_top(const std::string& origin, std::string_view key, const tom
 
 Result<void> take_policy(const std::string& origin, std::string_view key, const toml::node& node, Config& config) {
     if (key == "allow") return take_directories(origin, key, node, config.allow);
+    if (key == "image_roots") return take_directories(origin, key, node, config.image_roots);
     if (key == "deny") return take_directories(origin, key, node, config.deny);
     return wrong(origin, node, key, "is not a setting of [policy]");
 }

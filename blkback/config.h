@@ -30,6 +30,8 @@ struct Config {
 
     // What a guest's disk may be. The longest entry that holds the path decides, deny before allow when equal.
     std::vector<std::string> allow{"/"};
+    // Where files may be that images name in their headers. None: in the image's own directory.
+    std::vector<std::string> image_roots;
     std::vector<std::string> deny{"/proc", "/sys", "/etc", "/boot", "/run/ringback"};
 
     uint32_t max_queues = 0;         // 0: the number of this machine's CPUs; never more than the protocol's 16

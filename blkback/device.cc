@@ -333,7 +333,10 @@ void Device::finish_adoption(const Answer& answer) {
     }
     if (answer.stats.failed != 0) connection_failed(answer.message.str());
     direct_ = answer.stats.direct != 0;
-    if (const auto target = find_target()) target_ = target.value().path;
+    if (const auto target = find_target()) {
+        target_ = target.value().path;
+        format_ = target.value().format;
+    }
     geometry_ = answer.geometry;
     if (image_ == ImagePhase::opening) {
         image_ = ImagePhase::open;
@@ -371,7 +374,8 @@ Result<void> Device::try_open() {
     if (frontend_.empty()) return Error{EINVAL, "its frontend path is not in the frontend domain's own directory"};
     const Target target = TRY(find_target());
     target_ = target.path;
-    OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_}));
+    format_ = target.format;
+    OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_, nullptr}));
     why_buffered_ = file.why_buffered;
     direct_ = file.direct;
     if (!direct_ && !opening_since_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
@@ -389,6 +393,14 @@ Result<void> Device::try_open() {
     request(MessageType::attach, fill, {std::move(file.fd), std::move(journal)},
             [this](const Answer& answer) { attached(answer); });
     return {};
+}
+
+Result<OpenedFile> Device::open_named(const std::string& name, bool writable) {
+    if (image_ != ImagePhase::opening) return Error{EPERM, fmt::format("open {}: no image is being opened", name)};
+    if (!name.starts_with('/')) return Error{EPERM, fmt::format("open {}: no absolute path", name)};
+    if (writable && !writable_) return Error{EPERM, fmt::format("open {} for writing: the disk is read-only", name)};
+    const PathRules within = TRY(named_file_rules(target_, around_.config.image_roots));
+    return open_target(name, around_.rules, {writable, direct_io_safe_, &within});
 }
 
 void Device::attached(const Answer& answer) {
@@ -507,7 +519,11 @@ void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) 
             return done(Error{EINVAL, fmt::format("cannot resize {} from {} to {} bytes: a disk only grows, in sectors of "
                                                   "512", target_, geometry_.bytes, bytes)});
         }
-        const auto file = open_target(target_, around_.rules, {true, direct_io_safe_});
+        if (format_ != "raw") {
+            return done(Error{EOPNOTSUPP, fmt::format("{} is {}: such an image is grown while no guest has it, with vdisk "
+                                                      "resize", target_, format_)});
+        }
+        const auto file = open_target(target_, around_.rules, {true, direct_io_safe_, nullptr});
         if (!file) return done(file.error());
         if (file.value().block_device) {
             return done(Error{EINVAL, fmt::format("{} is a block device: grow it with its own tool (lvextend, ...), then "

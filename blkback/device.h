@@ -61,6 +61,8 @@ class Device {
     // True: nothing is left of it, forget it.
     [[nodiscard]] bool look();
 
+    // The image, which is being opened, names another file in its header.
+    [[nodiscard]] Result<OpenedFile> open_named(const std::string& name, bool writable);
     void worker_lost(const std::string& why);
     void connection_failed(const std::string& why);
     // The file grew (or shall, to `bytes`, when not 0); tells the worker, then the frontend.
@@ -126,6 +128,7 @@ class Device {
     std::string frontend_watch_;  // the watched path, when watched
     std::string vdev_;
     std::string target_;
+    std::string format_;
     bool script_opens_ = false;
     bool writable_ = false;
     bool direct_ = false;

@@ -117,8 +117,16 @@ Result<Target> parse_target(std::string_view kind, std::string_view params) {
         return Error{EINVAL, fmt::format("the disk's target \"{}\" is no absolute path; give target=/path for a raw "
                                          "image", text)};
     }
-    return Error{ENOTSUP, fmt::format("the disk's target \"{}\" has an unknown scheme \"{}\"; supported: /path (raw)",
-                                      text, text.substr(0, colon))};
+    const std::string_view format = text.substr(0, colon);
+    if (format != "qcow2" && format != "vhd") {
+        return Error{ENOTSUP, fmt::format("the disk's target \"{}\" has an unknown scheme \"{}\"; supported: /path (raw), "
+                                          "qcow2:/path, vhd:/path", text, format)};
+    }
+    const std::string_view path = text.substr(colon + 1);
+    if (!path.starts_with('/') || path.size() >= PATH_MAX || path.find('\0') != std::string_view::npos) {
+        return Error{EINVAL, fmt::format("the disk's target \"{}\" needs an absolute path after its scheme", text)};
+    }
+    return Target{std::string(format), std::string(path)};
 }
 
 Result<Target> prepared_target(std::string_view path, std::string_view device) {
@@ -145,9 +153,20 @@ bool PathRules::allows(std::string_view path) const {
     return allowed && (!denied || *denied < *allowed);
 }
 
+Result<PathRules> named_file_rules(const std::string& image, const std::vector<std::string>& roots) {
+    if (!roots.empty()) return PathRules{roots, {}};
+    const std::string real = TRY(real_path(TRY(look_up(image)), image));
+    const size_t slash = real.rfind('/');
+    return PathRules{{slash == 0 || slash == std::string::npos ? "/" : real.substr(0, slash)}, {}};
+}
+
 Result<OpenedFile> open_target(const std::string& path, const PathRules& rules, const OpenRequest& request) {
     const UniqueFd found = TRY(look_up(path));
     const std::string real = TRY(real_path(found, path));
+    if (request.within != nullptr && !request.within->allows(real)) {
+        return Error{EPERM, fmt::format("open {}: {} is outside the directory of the image that names it (image_roots of "
+                                        "blkbackd.toml)", path, real == path ? "it" : real)};
+    }
     if (!rules.allows(real)) {
         return Error{EPERM, fmt::format("open {}: {} is outside the directories that [policy] of {} allows", path,
                                         real == path ? "it" : real, "blkbackd.toml")};

@@ -27,7 +27,7 @@
 namespace ringback::blk {
 
 struct Target {
-    std::string format;  // "raw"
+    std::string format;  // "raw", "qcow2", "vhd"
     std::string path;    // absolute
 };
 
@@ -47,6 +47,7 @@ struct PathRules {
 struct OpenRequest {
     bool writable = false;
     bool direct_io_safe = false;
+    const PathRules* within = nullptr;  // holds as well, if given
 };
 
 struct OpenedFile {
@@ -56,6 +57,10 @@ struct OpenedFile {
     bool block_device = false;
     uint64_t bytes = 0;
 };
+
+// Where a file may be that an image names in its header: `roots`, or if there are none, the image's own directory. Both by
+// their real paths: a header is whoever's who wrote the image.
+[[nodiscard]] Result<PathRules> named_file_rules(const std::string& image, const std::vector<std::string>& roots);
 
 // A fresh open file description, close-on-exec, of a regular file or a block device.
 [[nodiscard]] Result<OpenedFile> open_target(const std::string& path, const PathRules& rules,

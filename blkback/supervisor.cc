@@ -52,7 +52,12 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
              [&self](xen::Domid domid) {
                  return std::any_of(self.devices_.begin(), self.devices_.end(),
                                     [domid](const auto& entry) { return entry.first.domid == domid; });
-             }}));
+             },
+         .on_open_file = [&self](const xen::DeviceId& id, const std::string& name, bool writable) -> Result<OpenedFile> {
+             const auto found = self.devices_.find(id);
+             if (found == self.devices_.end()) return os_error(ENODEV, "open " + name + " for " + id.text());
+             return found->second->open_named(name, writable);
+         }}));
     TRY(self.control_.listen([&self](const ControlRequest& request, Responder respond) {
         self.command(request, std::move(respond));
     }));

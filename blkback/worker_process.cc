@@ -304,21 +304,36 @@ void WorkerPool::receive(xen::Domid domid) {
         } else if (message.type == MessageType::present) {
             // Said after a hello. Each device asks for itself: only what it expects is adopted.
         } else if (message.type == MessageType::open_file) {
-            // No format that is served names further files; a worker that asks is answered, not trusted.
-            Message refusal;
-            refusal.type = MessageType::file;
-            refusal.kind = message.kind;
-            refusal.devid = message.devid;
-            refusal.body.attach = Attach{};
-            refusal.body.attach.name = Text<1024>("a raw image names no other files");
-            refusal.id = message.id;
-            worker.queue.push_back({refusal, {}});
-            if (worker.queue.size() > kMaxQueued) return lose(domid, "it asks for files without reading the answers");
-            flush(worker);
+            if (!hand_over(worker, message)) return lose(domid, "it asks for files without reading the answers");
         } else {
             return lose(domid, fmt::format("it sent a message of type {}", static_cast<unsigned>(message.type)));
         }
     }
+}
+
+// A worker that asks is answered, not trusted: what it may have is decided by its image's place.
+bool WorkerPool::hand_over(Worker& worker, const Message& asked) {
+    const xen::DeviceId id{asked.kind.str(), worker.domid, asked.devid};
+    const OpenFile& wanted = asked.body.open_file;
+    Message answer;
+    answer.type = MessageType::file;
+    answer.kind = asked.kind;
+    answer.devid = asked.devid;
+    answer.id = asked.id;
+    answer.body.attach = Attach{};
+    Descriptors descriptors;
+    Result<OpenedFile> opened = events_.on_open_file(id, wanted.name.str(), wanted.writable != 0);
+    if (opened) {
+        answer.body.attach.writable = wanted.writable;
+        answer.body.attach.direct = opened->direct ? 1 : 0;
+        descriptors[0] = std::move(opened->fd);
+    } else {
+        answer.body.attach.name = Text<1024>(opened.error().message);
+    }
+    worker.queue.push_back({answer, std::move(descriptors)});
+    if (worker.queue.size() > kMaxQueued) return false;
+    flush(worker);
+    return true;
 }
 
 void WorkerPool::lose(xen::Domid domid, std::string why) {

@@ -26,6 +26,7 @@
 
 #include "blkback/channel.h"
 #include "blkback/config.h"
+#include "blkback/policy.h"
 #include "runtime/event_loop.h"
 #include "blkback/worker_protocol.h"
 #include "hypervisor/xenbus.h"
@@ -45,6 +46,8 @@ class WorkerPool {
         std::function<void(const xen::DeviceId&, const std::string& why)> on_device_failed;
         // A worker that outlived an earlier supervisor, or one nobody waits for; true: it is wanted.
         std::function<bool(xen::Domid)> on_unexpected;
+        // A device's image names another file; the worker gets it, or why not.
+        std::function<Result<OpenedFile>(const xen::DeviceId&, const std::string& name, bool writable)> on_open_file;
     };
 
     WorkerPool(EventLoop& loop, const Config& config) : loop_(loop), config_(config) {}
@@ -93,6 +96,7 @@ class WorkerPool {
     [[nodiscard]] Result<void> check_peer(int socket, xen::Domid domid, pid_t* pid) const;
     void flush(Worker& worker);
     void receive(xen::Domid domid);
+    [[nodiscard]] bool hand_over(Worker& worker, const Message& asked);
     void lose(xen::Domid domid, std::string why);
     void end_process(const Worker& worker);
 

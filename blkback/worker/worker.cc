@@ -212,6 +212,7 @@ void Worker::attach(Received& received) {
     image::File file{std::move(received.descriptors[0]), wanted.writable != 0, wanted.direct != 0, wanted.name.str()};
     auto journal = Journal::map(received.descriptors[1].get(), id);
     if (!journal) return answer(message, journal.error());
+    opening_ = id;
     auto image = image::open_image(wanted.format.str(), std::move(file), *this, *reactor_,
                                    {.writable = wanted.writable != 0,
                                     .discard = wanted.discard != 0,
@@ -245,9 +246,10 @@ void Worker::on_disconnected(Device& device) {
 // their frontends connect, and what else the supervisor says meanwhile is kept for afterwards.
 Result<image::File> Worker::open(const std::string& name, Access access) {
     if (supervisor_ == nullptr) return os_error(ENOTCONN, "ask the supervisor for " + name);
-    Message ask;
-    ask.type = MessageType::open_file;
+    Message ask = message_for(opening_, MessageType::open_file);
     ask.id = next_id_++;
+    if (name.size() >= sizeof(ask.body.open_file.name.bytes)) return os_error(ENAMETOOLONG, "open " + name);
+    ask.body.open_file = {};
     ask.body.open_file.name = Text<1024>(name);
     ask.body.open_file.writable = access == Access::write ? 1 : 0;
     TRY(supervisor_->send(ask));
@@ -262,7 +264,7 @@ Result<image::File> Worker::open(const std::string& name, Access access) {
             continue;
         }
         const Attach& decided = message.body.attach;
-        if (received->descriptors.size() != 1) return Error{EACCES, "open " + name + ": " + decided.name.str()};
+        if (received->descriptors.size() != 1) return Error{EACCES, decided.name.str()};
         return image::File{std::move(received->descriptors[0]), decided.writable != 0, decided.direct != 0, name};
     }
 }

@@ -82,6 +82,7 @@ class Worker : private image::Opener {
     Retry retry_{};
     __kernel_timespec retry_delay_{};
     uint64_t next_id_ = 1;
+    xen::DeviceId opening_{};  // whose image is being opened
 };
 
 }  // namespace ringback::blk::worker

@@ -35,7 +35,7 @@ class Folder {
     std::string path;
 };
 
-Error refused(const std::string& path, const blk::OpenRequest& request = {.writable = true},
+Error refused(const std::string& path, const blk::OpenRequest& request = {.writable = true, .direct_io_safe = false, .within = nullptr},
               const blk::PathRules& rules = kAnywhere) {
     const auto opened = blk::open_target(path, rules, request);
     REQUIRE_FALSE(opened.ok());
@@ -56,10 +56,39 @@ TEST_CASE("a target that is a path is raw, whatever it looks like") {
 
 TEST_CASE("a vbd3 target comes with libxl's prefix") {
     CHECK(blk::parse_target("vbd3", "aio:/srv/a b.img").value().path == "/srv/a b.img");
-    CHECK_THAT(blk::parse_target("vbd3", "aio:qcow2:/x").error().message, ContainsSubstring("\"qcow2\""));
-    CHECK_THAT(blk::parse_target("vbd3", "vhd:/srv/a.vhd").error().message, ContainsSubstring("unknown scheme \"vhd\""));
+    CHECK(blk::parse_target("vbd3", "aio:qcow2:/x").value().format == "qcow2");
+    CHECK(blk::parse_target("vbd3", "vhd:/srv/a.vhd").value().format == "vhd");
     // Only there: elsewhere it is a scheme that nobody knows.
     CHECK(blk::parse_target("vbd", "aio:/srv/a.img").error().code == ENOTSUP);
+}
+
+TEST_CASE("a format comes by prefix, and its path is all that follows") {
+    const auto target = blk::parse_target("vbd", "qcow2:/srv/a: b, c.qcow2");
+    REQUIRE(target.ok());
+    CHECK(target.value().format == "qcow2");
+    CHECK(target.value().path == "/srv/a: b, c.qcow2");
+    CHECK_THAT(blk::parse_target("vbd", "qcow2:srv/a").error().message, ContainsSubstring("absolute path"));
+}
+
+TEST_CASE("a file that an image names is below the image's own directory, or where it is allowed") {
+    Folder folder;
+    std::filesystem::create_directory(folder.path + "/guest");
+    std::filesystem::create_directory(folder.path + "/bases");
+    const std::string image = folder.file("guest/disk.qcow2", 4096);
+    const std::string base = folder.file("guest/base.raw", 4096);
+    const std::string other = folder.file("bases/base.raw", 4096);
+    std::filesystem::create_symlink(other, folder.path + "/guest/link.raw");
+    const auto opens = [&](const std::string& path, const std::vector<std::string>& roots) {
+        const blk::PathRules within = blk::named_file_rules(image, roots).value();
+        return blk::open_target(path, kAnywhere, {.writable = false, .direct_io_safe = false, .within = &within}).ok();
+    };
+    CHECK(opens(base, {}));
+    CHECK_FALSE(opens(other, {}));
+    CHECK_FALSE(opens(folder.path + "/guest/link.raw", {}));
+    CHECK_FALSE(opens(folder.path + "/guest/../bases/base.raw", {}));
+    CHECK_FALSE(opens("/etc/passwd", {}));
+    CHECK(opens(other, {folder.path + "/bases"}));
+    CHECK_FALSE(opens(base, {folder.path + "/bases"}));
 }
 
 TEST_CASE("other targets are refused by name, with what is supported") {
