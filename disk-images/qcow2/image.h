@@ -145,6 +145,7 @@ class Qcow2Image final : public Image {
     Co write_new(Operation& operation, Cursor& cursor, uint64_t at, uint64_t length, uint64_t& moved);
     Co write_run(Operation& operation, Cursor& cursor, Slice& slice, uint64_t at, uint64_t length,
                  uint64_t clusters, uint64_t& moved);
+    [[nodiscard]] bool replaces_data(const Slice& slice, uint64_t at, uint64_t clusters) const;
     Co write_one(Operation& operation, Cursor& cursor, Slice& slice, uint64_t at, uint64_t length);
     Co copy_around(Operation& operation, CopyBuffer& buffer, uint64_t base, uint64_t low, uint64_t from,
                    uint64_t to, uint64_t high);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writing. The order of every first write: host cluster counted (allocator.h)  ->  data in it  ->  where data
-// had to be copied beside the guest's own: sync  ->  L2 entry in the file  ->  answer. Only then is what the
-// entry named before given back.
+// Writing. The order of every first write: host cluster counted (allocator.h)  ->  data in it  ->  where the
+// disk had anything but zeros: sync  ->  L2 entry in the file  ->  answer. Only then is what the entry named
+// before given back.
 //
-// Why the sync: a power cut may keep the L2 entry and lose the data. Of the guest's own data that is fair, as
-// it has not asked for a flush yet; data it did not touch, and may have flushed long ago, must not go with
-// it.
+// Why the sync: a power cut may keep the L2 entry and lose the data. Where there were zeros, zeros are what
+// is found then (the allocator's clusters are zeros), which is fair for data that was not flushed. Elsewhere
+// what was there before, and was flushed long ago, must not go: beside the guest's data in the cluster, and
+// under it.
 #include "disk-images/qcow2/image.h"
 
 namespace ringback::image::qcow2 {
@@ -137,6 +138,7 @@ Co Qcow2Image::write_run(Operation& operation, Cursor& cursor, Slice& slice, uin
     }
     const std::span<iovec> parts = cursor.take(length, operation.parts);
     int32_t result = co_await data().write(host + in_cluster, length, parts, operation.buffer);
+    if (result == 0 && replaces_data(slice, at, clusters)) result = co_await data().sync();
     if (result < 0) {
         if (!data_file_) co_await allocator_->give_back(host, clusters);
         co_return result;
@@ -164,6 +166,19 @@ Co Qcow2Image::write_run(Operation& operation, Cursor& cursor, Slice& slice, uin
         result = co_await give_back_entry(operation.old[i]);
     moved = length;
     co_return result;
+}
+
+// Whether these clusters of the disk have anything but zeros, or get host clusters that may.
+bool Qcow2Image::replaces_data(const Slice& slice, uint64_t at, uint64_t clusters) const {
+    if (data_file_) return true;
+    const uint64_t index = index_in_slice(at);
+    const uint64_t base = at & ~(cluster_ - 1);
+    for (uint64_t i = 0; i < clusters; ++i) {
+        const Cluster old = decode(slice.bytes + (index + i) * header_.l2_entry_bytes(), format_);
+        if (old.compressed || old.allocated != 0) return true;
+        if (old.zeros != format_.all && backed(base + (i << header_.cluster_bits))) return true;
+    }
+    return false;
 }
 
 // One cluster, of which something has to be kept.
@@ -215,7 +230,9 @@ Co Qcow2Image::write_one(Operation& operation, Cursor& cursor, Slice& slice, uin
         result = co_await data().write(host + low, high - low, all.first(used),
                                        copy == nullptr ? operation.buffer : kNoBuffer);
     }
-    if (result == 0 && copy != nullptr) result = co_await data().sync();
+    const uint32_t added = bits_of(low, high) & ~old.allocated;
+    const bool shown = added != 0 && (reuse || ((added & ~old.zeros) != 0 && backed(base)));
+    if (result == 0 && (copy != nullptr || copy_all || shown)) result = co_await data().sync();
     if (copy != nullptr) give_copy_buffer(*copy);
     if (result < 0) {
         if (!reuse) co_await allocator_->give_back(host, 1);
