@@ -60,7 +60,7 @@ TEST_CASE("a header that names what is not its to name: refused in one line, not
         Case{"ln -sf /etc/passwd innocent.raw && qemu-img create -u -f qcow2 -F raw -b innocent.raw disk.qcow2 1M",
              "outside the directory of the image"},
         Case{"qemu-img create -u -f qcow2 -F raw -b nbd://localhost/x disk.qcow2 1M", "not a protocol"},
-        Case{"qemu-img create -u -f qcow2 -F qcow2 -b disk.qcow2 disk.qcow2 1M", "comes back to it"},
+        Case{"qemu-img create -u -f qcow2 -F qcow2 -b disk.qcow2 new.qcow2 1M && mv new.qcow2 disk.qcow2", "comes back to it"},
         Case{"qemu-img create -u -f qcow2 -F raw -b missing.raw disk.qcow2 1M", "No such file"},
     };
     for (const Case& c : kCases) {
