@@ -271,24 +271,23 @@ uint32_t Queue::reap(bool arm) {
 }
 
 bool Queue::take_response(uint64_t id, uint8_t operation, int16_t status) {
-    const std::string where = "response " + std::to_string(rsp_cons_ - 1);
-    if (id >= entries_) {
-        fail(where + ": id " + std::to_string(id) + " in a ring of " + std::to_string(entries_));
+    const auto refuse = [this](const std::string& why) {
+        fail("response " + std::to_string(rsp_cons_ - 1) + ": " + why);
         return false;
+    };
+    if (id >= entries_) {
+        return refuse("id " + std::to_string(id) + " in a ring of " + std::to_string(entries_));
     }
     Slot& slot = slots_[id];
     if (slot.request == nullptr) {
-        fail(where + ": request " + std::to_string(id) + " is not pending");
-        return false;
+        return refuse("request " + std::to_string(id) + " is not pending");
     }
     if (operation != slot.operation) {
-        fail(where + ": operation " + std::to_string(operation) + " for a request with " +
-             std::to_string(slot.operation));
-        return false;
+        return refuse("operation " + std::to_string(operation) + " for a request with " +
+                      std::to_string(slot.operation));
     }
     if (!data_.persistent && !end_access(slot)) {
-        fail(where + ": a page of request " + std::to_string(id) + " is still mapped by the backend");
-        return false;
+        return refuse("a page of request " + std::to_string(id) + " is still mapped by the backend");
     }
     Request& request = *slot.request;
     if (request.op == Op::read && request.data != nullptr && status == blkif::kOkay) copy_out(slot, request);

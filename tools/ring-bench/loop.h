@@ -14,6 +14,7 @@ struct Job {
     bool write = false;
     uint32_t depth = 32;
     uint64_t blocks = 0;  // of the file
+    bool polled = false;  // the frontend looks at its ring and asks for no event
 };
 
 // xorshift64*: the same addresses for both loops, at a few nanoseconds each.

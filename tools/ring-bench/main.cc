@@ -121,6 +121,7 @@ nlohmann::json to_json(const Outcome& o) {
     const auto each = [&](uint64_t count) { return per_operation(count, o.counts.operations); };
     return {{"workload", o.job.write ? "randwrite" : "randread"},
             {"depth", o.job.depth},
+            {"polled", o.job.polled},
             {"grants", o.persistent ? "persistent" : "copy"},
             {"bare", to_json(o.bare)},
             {"ring", to_json(o.ring)},
@@ -146,7 +147,7 @@ void print(const Calibration& c) {
         "ns, "
         "eventfd wake {:.1f} us\n\n",
         c.syscall_ns, c.copy_l2_ns, c.copy_dram_ns, c.ping_pong_ns, c.eventfd_wake_us);
-    fmt::print("{:22} {:>24} {:>24} {:>6} {:>6} {:>6}  per request: {:>7} {:>7} {:>7} {:>6}\n", "",
+    fmt::print("{:29} {:>24} {:>24} {:>6} {:>6} {:>6}  per request: {:>7} {:>7} {:>7} {:>6}\n", "",
                "bare io_uring, ns", "ring + image, ns", "ratio", "all", "cpu", "enters", "notify", "copies",
                "allocs");
 }
@@ -157,10 +158,10 @@ void print(const Outcome& o) {
         return fmt::format("{:.0f} ({:.0f}-{:.0f})", s.median(), s.min(), s.max());
     };
     fmt::print(
-        "{:9} qd{:<2} {:9} {:>23} {:>24} {:>6.3f} {:>6.3f} {:>6.3f} {:>21.4f} {:>7.4f} {:>7.4f} "
+        "{:9} qd{:<2} {:6} {:9} {:>23} {:>24} {:>6.3f} {:>6.3f} {:>6.3f} {:>21.4f} {:>7.4f} {:>7.4f} "
         "{:>6.4f}{}{}\n",
-        o.job.write ? "randwrite" : "randread", o.job.depth, o.persistent ? "persist." : "copy", span(o.bare),
-        span(o.ring), o.bare.median() / o.ring.median(), o.bare.median() / o.ring_with_frontend.median(),
+        o.job.write ? "randwrite" : "randread", o.job.depth, o.job.polled ? "polled" : "events",
+        o.persistent ? "persist." : "copy", span(o.bare), span(o.ring), o.bare.median() / o.ring.median(), o.bare.median() / o.ring_with_frontend.median(),
         o.bare_cpu.median() / o.ring_cpu.median(), each(o.counts.enters),
         each(o.counts.notifies_sent + o.counts.notifies_taken), each(o.counts.grant_copy_calls),
         each(o.counts.allocations),
@@ -197,8 +198,9 @@ Result<bool> run(const Settings& settings) {
     bool clean = true;
     for (const bool persistent : {true, false}) {
         for (const bool write : {false, true}) {
-            for (const uint32_t depth : {32U, 1U}) {
-                const Outcome outcome = TRY(compare(settings, domid, {write, depth, blocks}, persistent));
+            for (const Job& job : {Job{write, 32, blocks, false}, Job{write, 1, blocks, false},
+                                   Job{write, 1, blocks, true}}) {
+                const Outcome outcome = TRY(compare(settings, domid, job, persistent));
                 clean = clean && outcome.errors == 0;
                 if (settings.json)
                     results.push_back(to_json(outcome));

@@ -117,7 +117,7 @@ Slice RingLoop::run(const Job& job, uint64_t duration_ns) {
         const uint64_t began = monotonic_ns();
         turn_until_answered();
         slice.timed_ns += monotonic_ns() - began;
-        (void)queue_->reap();
+        (void)queue_->reap(!job.polled);
         slice.operations += job.depth;
         slice.wall_ns = monotonic_ns() - start;
     } while (slice.wall_ns < duration_ns && errors_ == 0);
