@@ -113,6 +113,8 @@ def compiler_options(build):
         words = shlex.split(command["command"])
         if not command["file"].endswith(".cc"):
             continue
+        if os.path.basename(words[0]) == "ccache":
+            words = words[1:]
         compiler = compiler or words[0]
         for word in words[1:]:
             if re.match(r"-I(?!.*\.p$)|-isystem|-std=|-D_|-W", word):
