@@ -43,7 +43,7 @@ Device::Device(Surroundings& surroundings, xen::DeviceId id, bool adopt)
     if (!adopt) return;
     adopting_ = true;
     ring_ = RingPhase::connecting;
-    announced_ = true;
+    announced_ = xen::read_state(around_.store, directory_) == XenbusState::connected;
 }
 
 Device::~Device() {
