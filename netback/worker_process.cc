@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "netback/worker_process.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -317,7 +319,10 @@ void SwitchWorker::end_process() {
 
 void SwitchWorker::expect(milliseconds patience) {
     if (channel_ || starting_) return;
-    set_deadline(patience, [this] { lose("it did not come back"); });
+    const std::string lock = config_.worker_socket() + ".lock";
+    const UniqueFd file(::open(lock.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    const bool lives = file && ::flock(file.get(), LOCK_EX | LOCK_NB) != 0;
+    set_deadline(lives ? patience : milliseconds(0), [this] { lose("it did not come back"); });
 }
 
 void SwitchWorker::quit() {

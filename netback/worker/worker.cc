@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "netback/worker/worker.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +23,9 @@ constexpr uint64_t kSecond = 1'000'000'000;
 
 Result<std::unique_ptr<Worker>> Worker::prepare(const Options& options) {
     std::unique_ptr<Worker> worker(new Worker(options));
+    const std::string lock = options.supervisor + ".lock";
+    worker->alive_.reset(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!worker->alive_ || ::flock(worker->alive_.get(), LOCK_SH | LOCK_NB) != 0) return os_error("lock " + lock);
     for (size_t i = 0; i < kGrantHandles; ++i) worker->grants_.push_back(TRY(xen::GrantTable::open()));
     // All guests' channels: this handle cannot be confined to one domain.
     worker->events_ = std::make_unique<xen::EventChannels>(TRY(xen::EventChannels::open()));

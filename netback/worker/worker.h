@@ -66,6 +66,7 @@ class Worker {
     void on_tick();
 
     Options options_;
+    UniqueFd alive_;  // locked for as long as this process lives: a new supervisor sees at once whether to wait for it
     std::vector<xen::GrantTable> grants_;
     std::unique_ptr<Reactor> reactor_;
     std::unique_ptr<xen::EventChannels> events_;
