@@ -91,4 +91,15 @@ Result<std::unique_ptr<Image>> open(const Chain& chain, File file, Opener& opene
     return std::move(TRY(open_file(chain, std::move(file), opener, reactor, options)).image);
 }
 
+Result<std::unique_ptr<Image>> open_alone(File file, Reactor& reactor) {
+    const std::string name = file.name;
+    const int fd = file.fd.get();
+    const OpenOptions options{.writable = false, .discard = false};
+    std::unique_ptr<Image> opened = TRY(RawImage::open(std::move(file), reactor, options));
+    std::unique_ptr<RawImage> raw(static_cast<RawImage*>(opened.release()));
+    const Layout layout = TRY(read_layout(SyncIo(fd, name)));
+    if (!layout.dynamic()) return Error{EINVAL, fmt::format("open {}: a fixed VHD has no parent", name)};
+    return DynamicImage::open(std::move(raw), fd, name, nullptr, reactor, layout, options);
+}
+
 }  // namespace ringback::image::vhd

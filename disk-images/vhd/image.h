@@ -20,6 +20,9 @@ namespace ringback::image::vhd {
 [[nodiscard]] Result<std::unique_ptr<Image>> open(const Chain& chain, File file, Opener& opener, Reactor& reactor,
                                                   const OpenOptions& options);
 
+// Read-only, without its parent, whose sectors read as zeros: for tools that look at what is in this file.
+[[nodiscard]] Result<std::unique_ptr<Image>> open_alone(File file, Reactor& reactor);
+
 struct CreateOptions {
     uint64_t bytes = 0;
     Type type = Type::dynamic;

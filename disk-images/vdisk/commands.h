@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The commands of vdisk. Each does its work and returns the exit status; an Error becomes one line on standard error and
+// status 1. What a command found goes to standard output, as text for people or, with --json, as one JSON value.
+//
+// Thread: main.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "runtime/result.h"
+
+namespace ringback::vdisk {
+
+inline constexpr int kDone = 0;
+inline constexpr int kFailed = 1;
+inline constexpr int kUsage = 2;
+inline constexpr int kNo = 3;      // the answer is no: disks differ, an image is damaged
+inline constexpr int kLeaks = 4;   // check: nothing worse than space that is lost
+
+struct Output {
+    bool json = false;
+    bool quiet = false;
+};
+
+struct CreateArguments {
+    std::string file, format, size, backing, backing_format;
+    std::vector<std::string> options;
+    bool force = false;
+};
+[[nodiscard]] Result<int> create(const CreateArguments& arguments, const Output& output);
+
+struct ConvertArguments {
+    std::string source, format, target, target_format;
+    std::vector<std::string> options;
+    bool force = false;     // over an existing file
+    bool existing = false;  // into an existing image or device, which keeps its size
+};
+[[nodiscard]] Result<int> convert(const ConvertArguments& arguments, const Output& output);
+
+struct DdArguments {
+    std::string source, format, target, target_format, block = "1M", count, skip = "0", seek = "0";
+};
+[[nodiscard]] Result<int> dd(const DdArguments& arguments, const Output& output);
+
+struct ResizeArguments {
+    std::string file, format, size;
+    bool shrink = false;
+};
+[[nodiscard]] Result<int> resize(const ResizeArguments& arguments, const Output& output);
+
+struct MeasureArguments {
+    std::string file, format, size, target_format = "qcow2";
+};
+[[nodiscard]] Result<int> measure(const MeasureArguments& arguments, const Output& output);
+
+[[nodiscard]] Result<int> info(const std::string& file, const std::string& format, bool chain, const Output& output);
+[[nodiscard]] Result<int> check(const std::string& file, const std::string& format, bool repair, const Output& output);
+[[nodiscard]] Result<int> map(const std::string& file, const std::string& format, const Output& output);
+[[nodiscard]] Result<int> compare(const std::string& first, const std::string& first_format, const std::string& second,
+                                  const std::string& second_format, bool strict, const Output& output);
+[[nodiscard]] Result<int> partitions(const std::string& file, const std::string& format, const Output& output);
+[[nodiscard]] Result<int> commit(const std::string& file, const std::string& format, const Output& output);
+
+// A bar on standard error when that is a terminal and nobody asked for quiet; else nothing.
+[[nodiscard]] std::function<void(uint64_t, uint64_t)> progress_bar(const Output& output);
+
+}  // namespace ringback::vdisk
