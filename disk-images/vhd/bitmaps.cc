@@ -36,6 +36,11 @@ Bitmaps::Entry* Bitmaps::get(uint32_t block, uint32_t sector, Io& io) {
             victim = entry.get();
             continue;
         }
+        if (entry->block == block && entry->sector != sector && entry->state == Entry::State::idle) {
+            victim = entry.get();  // the block has been given another place
+            victim->state = Entry::State::empty;
+            continue;
+        }
         if (entry->block == block) {
             if (entry->state == Entry::State::loading) {
                 entry->waiting.push(io);

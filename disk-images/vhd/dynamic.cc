@@ -416,6 +416,7 @@ void DynamicImage::end(Allocation& allocation, int32_t result) {
     if (result != 0) {
         // A slot that the table may name after all (the write failed, who knows how far) is not used again.
         table_.set(allocation.block, kUnused);
+        complete_[allocation.block] = false;
     } else if (!parent_) {
         complete_[allocation.block] = true;
     }
