@@ -10,6 +10,7 @@
 
 #include "disk-images/chain.h"
 #include "disk-images/lock.h"
+#include "disk-images/vdisk/qcow2_commands.h"
 #include "disk-images/vhd/image.h"
 
 namespace ringback::vdisk {
@@ -176,7 +177,9 @@ Result<uint64_t> create_vhd(const image::SyncIo& file, const NewImage& wanted) {
 }  // namespace
 
 const char* option_help() {
-    return "raw: preallocation=off|full; vhd: subformat=dynamic|fixed, block_size=SIZE, force_size=on|off";
+    return "raw: preallocation=off|full; vhd: subformat=dynamic|fixed, block_size=SIZE, force_size=on|off; qcow2: "
+           "compat=1.1|0.10, cluster_size=SIZE, refcount_bits=N, extended_l2=on|off, lazy_refcounts=on|off, "
+           "compression_type=zlib|zstd";
 }
 
 Result<uint64_t> create_image(const Spec& spec, const NewImage& wanted) {
@@ -203,7 +206,7 @@ Result<uint64_t> create_image(const Spec& spec, const NewImage& wanted) {
         TRY(file.truncate(0));
         if (spec.format == "raw") return create_raw(file, fd.get(), wanted);
         if (spec.format == "vhd") return create_vhd(file, wanted);
-        return Error{ENOTSUP, fmt::format("make {}: {} images cannot be made yet", spec.path, spec.format)};
+        return create_qcow2(fd.get(), spec.path, wanted);
     };
     auto made = make();
     // Not what was there before: that may be somebody's, and is locked by him.

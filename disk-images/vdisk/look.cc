@@ -11,6 +11,7 @@
 #include "disk-images/lock.h"
 #include "disk-images/vdisk/commands.h"
 #include "disk-images/vdisk/copy.h"
+#include "disk-images/vdisk/qcow2_commands.h"
 #include "disk-images/vhd/image.h"
 
 namespace ringback::vdisk {
@@ -83,7 +84,7 @@ Result<Described> describe(const Spec& spec) {
     } else if (spec.format == "vhd") {
         TRY(describe_vhd(sync, described));
     } else {
-        return Error{ENOTSUP, fmt::format("open {}: {} images cannot be described yet", spec.path, spec.format)};
+        described.backing = TRY(describe_qcow2(file.fd.get(), spec.path, described.json));
     }
     return described;
 }
@@ -142,7 +143,20 @@ Result<int> check(const std::string& file, const std::string& format, bool repai
         }
         return kDone;
     }
-    if (spec.format != "vhd") return Error{ENOTSUP, fmt::format("check {}: {} images cannot be checked yet", spec.path, spec.format)};
+    if (spec.format == "qcow2") {
+        const Qcow2Check found = TRY(check_qcow2(opened.fd.get(), spec.path, repair));
+        json.update(found.json);
+        if (output.json) {
+            print_json(json);
+        } else {
+            for (const std::string& message : found.messages) fmt::print("{}\n", printable(message));
+            if (!output.quiet) {
+                fmt::print("{}: {}{} corruptions, {} leaked clusters\n", spec.path, found.repaired ? "repaired; " : "",
+                           found.corruptions, found.leaks);
+            }
+        }
+        return found.corruptions > 0 ? kNo : found.leaks > 0 ? kLeaks : kDone;
+    }
     const image::vhd::CheckReport report = TRY(image::vhd::check(sync, repair));
     json["errors"] = report.errors;
     json["corruptions"] = report.repaired ? 0 : report.errors.size();

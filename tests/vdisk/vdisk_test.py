@@ -16,8 +16,9 @@ import zlib
 
 VDISK = os.path.abspath(sys.argv.pop(1))
 MIB = 1 << 20
-CREATED = {"raw": [], "vhd": [], "vhd-fixed": ["-o", "subformat=fixed"]}
-QEMU = {"raw": "raw", "vhd": "vpc", "vhd-fixed": "vpc"}
+CREATED = {"raw": ("raw", []), "vhd": ("vhd", []), "vhd-fixed": ("vhd", ["-o", "subformat=fixed"]), "qcow2": ("qcow2", []),
+           "qcow2-small": ("qcow2", ["-o", "cluster_size=4k,extended_l2=off,refcount_bits=64"])}
+QEMU = {"raw": "raw", "vhd": "vpc", "qcow2": "qcow2"}
 
 
 def sparse_content(seed, size):
@@ -74,17 +75,20 @@ class Convert(Case):
     def test_every_format_to_every_format_agrees_with_qemu(self):
         size = 37 * MIB + 512
         self.raw("source.raw", size)
-        for first, options in CREATED.items():
-            one = f"one-{first}.{first[:3]}"
-            self.vdisk("convert", "source.raw", one, "-f", "raw", "-O", first[:3], *options)
-            self.qemu("qemu-img", "compare", "-f", "raw", "-F", QEMU[first], "source.raw", one)
-            self.assertIn(f'"virtual-size": {size}', self.qemu("qemu-img", "info", "--output=json", "-f", QEMU[first], one))
+        for first, (kind, options) in CREATED.items():
+            one = f"one-{first}.{kind}"
+            self.vdisk("convert", "source.raw", one, "-f", "raw", "-O", kind, *options)
+            self.qemu("qemu-img", "compare", "-f", "raw", "-F", QEMU[kind], "source.raw", one)
+            self.assertIn(f'"virtual-size": {size}', self.qemu("qemu-img", "info", "--output=json", "-f", QEMU[kind], one))
             self.vdisk("compare", "source.raw", one, "--strict")
-            for second, more in CREATED.items():
-                two = f"two.{second[:3]}"
+            self.assertEqual(json.loads(self.vdisk("info", "--json", one))["virtual-size"], size)
+            for second, (into, more) in CREATED.items():
+                two = f"two-{second}.{into}"
                 self.vdisk("convert", one, two, "--force", *more)
-                self.qemu("qemu-img", "compare", "-f", "raw", "-F", QEMU[second], "source.raw", two)
+                self.qemu("qemu-img", "compare", "-f", "raw", "-F", QEMU[into], "source.raw", two)
                 self.vdisk("check", two)
+                if into == "qcow2":
+                    self.qemu("qemu-img", "check", "-f", "qcow2", two)
 
     def test_what_qemu_made(self):
         self.raw("source.raw", 16 * MIB)
@@ -110,7 +114,7 @@ class Convert(Case):
     def test_a_hole_of_a_tebibyte_reads_nothing(self):
         with open(self.path("hole.raw"), "wb") as file:
             file.truncate(1 << 40)
-        for target in ("t.raw", "t.vhd"):
+        for target in ("t.raw", "t.vhd", "t.qcow2"):
             self.assertEqual(json.loads(self.vdisk("convert", "--json", "hole.raw", target))["bytes-read"], 0)
 
     def test_into_an_existing_image_its_old_content_goes(self):
@@ -347,6 +351,29 @@ class Commands(Case):
         self.refused("commit", "base.vhd", says="continues no other image")
         os.rename(self.path("base.vhd"), self.path("gone.vhd"))
         self.refused("map", "sub/child.vhd", says="base.vhd: No such file")
+
+    def test_qcow2_children_and_damage(self):
+        self.raw("a.raw", 16 * MIB)
+        self.vdisk("convert", "a.raw", "base.qcow2")
+        self.vdisk("create", "child.qcow2", "-b", "base.qcow2")
+        self.vdisk("compare", "a.raw", "child.qcow2", "--strict")
+        self.qemu("qemu-img", "compare", "-f", "raw", "-F", "qcow2", "a.raw", "child.qcow2")
+        chain = json.loads(self.vdisk("info", "--json", "--chain", "child.qcow2"))
+        self.assertEqual([os.path.basename(one["filename"]) for one in chain], ["child.qcow2", "base.qcow2"])
+        self.vdisk("resize", "base.qcow2", "+1G")
+        self.qemu("qemu-img", "check", "-f", "qcow2", "base.qcow2")
+        self.qemu("qemu-img", "create", "-q", "-f", "qcow2", "leaky.qcow2", "16M")
+        self.qemu("qemu-io", "-f", "qcow2", "-c", "write 0 4M", "leaky.qcow2")
+        with open(self.path("leaky.qcow2"), "r+b") as file:
+            file.seek(40)
+            level1 = struct.unpack(">Q", file.read(8))[0]
+            file.seek(level1)
+            level2 = struct.unpack(">Q", file.read(8))[0] & 0x00FFFFFFFFFFFE00
+            file.seek(level2)
+            file.write(bytes(8))
+        self.assertEqual(json.loads(self.vdisk("check", "--json", "leaky.qcow2", status=4))["leaks"], 1)
+        self.vdisk("check", "--repair", "leaky.qcow2")
+        self.qemu("qemu-img", "check", "-f", "qcow2", "leaky.qcow2")
 
     def test_check_and_repair(self):
         self.raw("a.raw", 16 * MIB)
