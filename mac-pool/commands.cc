@@ -30,15 +30,6 @@ int granted(const Options& options, const Granted& granted) {
     return 0;
 }
 
-// The command's own work: an error in it is told and ends with 1.
-template <typename Work>
-int with_pool(const Options& options, const Work& work) {
-    auto pool = open_pool(options);
-    if (!pool.ok()) return fail(options, pool.error());
-    const Result<int> done = work(pool.value());
-    return done.ok() ? done.value() : fail(options, done.error());
-}
-
 Result<Settings> settings_of(const InitRequest& request) {
     Settings settings;
     const std::vector<std::string> whole{kDefaultRange};
@@ -65,6 +56,13 @@ int fail(const Options& options, const Error& error) {
 
 Result<Pool> open_pool(const Options& options) {
     return Pool::open(TRY(open_configured(options, Open::existing)), system_clock());
+}
+
+int with_pool(const Options& options, const std::function<Result<int>(Pool&)>& work) {
+    auto pool = open_pool(options);
+    if (!pool.ok()) return fail(options, pool.error());
+    const Result<int> done = work(pool.value());
+    return done.ok() ? done.value() : fail(options, done.error());
 }
 
 int init(const Options& options, const InitRequest& request) {

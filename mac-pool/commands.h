@@ -4,10 +4,12 @@
 // return the program's exit status: 0 done, 1 failed or something is wrong.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "mac-pool/apply.h"
 #include "mac-pool/config.h"
 #include "mac-pool/pool.h"
 
@@ -38,9 +40,24 @@ int list(const Options& options, bool resting);
 int export_pool(const Options& options);
 int stats(const Options& options);
 
+struct SourceRequest {
+    std::vector<std::string> xl;  // files and directories
+    bool xenstore = false;
+    bool host = false;
+    std::string switch_table;  // a file, or "-"
+    [[nodiscard]] bool empty() const { return xl.empty() && !xenstore && !host && switch_table.empty(); }
+};
+
+int import(const Options& options, const SourceRequest& sources);
+// Without sources: all that this host has.
+int scan(const Options& options, SourceRequest sources);
+int apply(const Options& options, const std::string& path, Clone clone);
+
 // Shared by the files of commands.
 [[nodiscard]] Result<Pool> open_pool(const Options& options);
 int fail(const Options& options, const Error& error);
+// Runs `work` on the configured pool; an error in it is told and ends with 1.
+int with_pool(const Options& options, const std::function<Result<int>(Pool&)>& work);
 void warn(const std::string& text);
 
 }  // namespace ringback::mac

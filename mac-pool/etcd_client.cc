@@ -14,7 +14,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr auto kDeadline = std::chrono::seconds(30);  // an election takes one or two seconds
 constexpr long kConnectMilliseconds = 2000;
 constexpr long kCallMilliseconds = 7000;  // a little more than etcd's own limit for a request
 constexpr const char* kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -142,13 +141,18 @@ Result<EtcdClient::Reply> EtcdClient::post(const std::string& method, const std:
     if (!location_.ca_file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, location_.ca_file.c_str());
     if (!location_.cert_file.empty()) curl_easy_setopt(curl, CURLOPT_SSLCERT, location_.cert_file.c_str());
     if (!location_.key_file.empty()) curl_easy_setopt(curl, CURLOPT_SSLKEY, location_.key_file.c_str());
+    char detail[CURL_ERROR_SIZE] = "";
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, detail);
     const CURLcode code = curl_easy_perform(curl);
     curl_slist_free_all(headers);
     if (code != CURLE_OK) {
-        // A wrong certificate is wrong at every member and at every try.
+        // A wrong certificate is wrong at every member and at every try. That ours is refused is told in an
+        // alert, which comes as a failed handshake or as a broken connection.
+        const std::string text = detail[0] != '\0' ? detail : curl_easy_strerror(code);
         const bool broken = code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CERTPROBLEM ||
-                            code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT;
-        return Error{broken ? EACCES : EAGAIN, fmt::format("etcd {}: {}", member, curl_easy_strerror(code))};
+                            code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
+                            text.find(" alert ") != std::string::npos;
+        return Error{broken ? EACCES : EAGAIN, fmt::format("etcd {}: {}", member, text)};
     }
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &reply.status);
     return reply;
@@ -177,7 +181,7 @@ Result<void> EtcdClient::authenticate() {
 
 Result<json> EtcdClient::call(const std::string& method, const json& request) {
     const std::string body = request.dump();
-    const auto deadline = std::chrono::steady_clock::now() + kDeadline;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(location_.patience_seconds);
     Error last{EAGAIN, "etcd: not asked"};
     bool fresh_token = false;
     for (unsigned failures = 0; std::chrono::steady_clock::now() < deadline;) {
@@ -203,7 +207,9 @@ Result<json> EtcdClient::call(const std::string& method, const json& request) {
                     token_.clear();
                     continue;
                 }
-                if (stale || grpc == kPermissionDenied) return Error{EACCES, last.message};
+                // Without a user, where the cluster wants one.
+                const bool nobody = text.find("user name is empty") != std::string::npos;
+                if (stale || nobody || grpc == kPermissionDenied) return Error{EACCES, last.message};
                 if (grpc != kUnavailable && grpc != kDeadlineExceeded && reply->status < 502) {
                     return Error{EIO, last.message};
                 }

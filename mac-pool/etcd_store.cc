@@ -88,6 +88,29 @@ class EtcdTransaction final : public Transaction {
         return found;
     }
 
+    Result<void> prefetch(const std::vector<std::string>& keys) override {
+        std::vector<std::string> asked;
+        json operations = json::array();
+        for (const std::string& key : keys) {
+            if (reads_.contains(key) || writes_.contains(key)) continue;
+            operations.push_back({{"request_range", {{"key", base64(client_.prefix() + key)}}}});
+            asked.push_back(key);
+        }
+        if (asked.empty()) return {};
+        const json answer = TRY(client_.call("kv/txn", {{"success", operations}}));
+        const json responses = answer.value("responses", json::array());
+        for (size_t index = 0; index < asked.size() && index < responses.size(); ++index) {
+            const json found =
+                responses[index].value("response_range", json::object()).value("kvs", json::array());
+            if (found.empty()) {
+                reads_.try_emplace(asked[index], Read{});
+            } else {
+                (void)note(found.front());
+            }
+        }
+        return {};
+    }
+
     void put(const std::string& key, const std::string& value) override { writes_[key] = {value, 0}; }
     void put_expiring(const std::string& key, const std::string& value, int64_t seconds) override {
         writes_[key] = {value, seconds};
@@ -214,7 +237,7 @@ class EtcdStore final : public Store {
     }
 
     // Within etcd's own limit of 128 operations in a transaction.
-    [[nodiscard]] size_t batch() const override { return 12; }
+    [[nodiscard]] size_t batch() const override { return 16; }
     [[nodiscard]] std::string name() const override { return url_; }
 
   private:

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <random>
 
 namespace ringback::mac {
@@ -12,6 +13,16 @@ namespace {
 
 constexpr size_t kUuidDigits = 32;
 constexpr size_t kLongestName = 255;
+
+// A record that is not UTF-8 could not be written as JSON.
+bool utf8(std::string_view text) {
+    try {
+        (void)nlohmann::json(text).dump();
+        return true;
+    } catch (const nlohmann::json::exception&) {
+        return false;
+    }
+}
 
 bool dash_before(size_t digit) {
     return digit == 8 || digit == 12 || digit == 16 || digit == 20;
@@ -68,7 +79,7 @@ std::string make_uuid() {
 Result<std::string> parse_guest_name(std::string_view text) {
     const bool bad = std::ranges::any_of(
         text, [](char c) { return c == '/' || static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
-    if (text.empty() || text.size() > kLongestName || bad) {
+    if (text.empty() || text.size() > kLongestName || bad || !utf8(text)) {
         return Error{EINVAL, fmt::format("'{}' cannot be a guest's name", text)};
     }
     return std::string(text);

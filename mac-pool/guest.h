@@ -34,7 +34,8 @@ struct Guest {
 // A random one (version 4).
 [[nodiscard]] std::string make_uuid();
 
-// 1 to 255 bytes without slashes and control characters: what may be part of a key, and of a line of output.
+// 1 to 255 bytes of UTF-8 without slashes and control characters: what may be part of a key, and of a line of
+// output.
 [[nodiscard]] Result<std::string> parse_guest_name(std::string_view text);
 
 // What a person typed to name a guest.

@@ -4,6 +4,8 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <map>
+
 namespace ringback::mac {
 
 namespace {
@@ -35,6 +37,27 @@ Result<Progress> Ledger::progress() {
         return damaged("its record " + key::kProgress + " is absent or out of range");
     }
     return *progress;
+}
+
+Result<void> Ledger::expect(const std::vector<std::pair<Mac, std::optional<Guest>>>& coming) {
+    std::vector<std::string> keys{key::kProgress};
+    for (const auto& [mac, guest] : coming) {
+        keys.push_back(key::mac(mac));
+        if (guest && !guest->uuid.empty()) keys.push_back(key::guest(guest->uuid));
+        if (guest && !guest->name.empty()) keys.push_back(key::guest("name=" + guest->name));
+        const auto rank = rules_.space.rank(mac);
+        if (!rank) continue;
+        keys.push_back(key::resting(mac));
+        keys.push_back(key::position_of(rules_.permutation.backward(*rank)));
+    }
+    TRY(transaction_.prefetch(keys));
+    // Each one takes the draw from the end of the list.
+    const Progress state = TRY(progress());
+    keys.clear();
+    for (uint64_t position = state.end; position > state.next && keys.size() < coming.size(); --position) {
+        keys.push_back(key::draw_at(position - 1));
+    }
+    return transaction_.prefetch(keys);
 }
 
 // --- Guests ---
@@ -182,6 +205,24 @@ Result<void> Ledger::move(Mac mac, const Guest& guest, unsigned nic) {
     // That may have been the last one of the new holder.
     const GuestRecord again = TRY(enter(guest));
     return bind(mac, again.guest, {guest_id(again.guest), nic, lease->origin, lease->since, lease->note});
+}
+
+Result<void> Ledger::renumber(const Guest& guest, const std::map<unsigned, Mac>& wanted) {
+    if (wanted.empty()) return {};
+    GuestRecord record = TRY(enter(guest));
+    for (const auto& [nic, mac] : wanted) {
+        std::erase_if(record.nics, [&](const auto& held) { return held.second == mac; });
+    }
+    for (const auto& [nic, mac] : wanted) {
+        auto holding = TRY(load<Holding>(key::mac(mac)));
+        if (!holding || !record.nics.emplace(nic, mac).second) {
+            return damaged(fmt::format("{} cannot become nic {} of {}", mac.text(), nic, guest.text()));
+        }
+        holding->nic = nic;
+        transaction_.put(key::mac(mac), write(*holding));
+    }
+    save(record);
+    return {};
 }
 
 Result<bool> Ledger::release(Mac mac) {

@@ -56,6 +56,9 @@ class Ledger {
     Ledger(Transaction& transaction, const Rules& rules, int64_t now)
         : transaction_(transaction), rules_(rules), now_(now) {}
 
+    // Addresses that will be reserved, and for whom: saves a far store many calls.
+    [[nodiscard]] Result<void> expect(const std::vector<std::pair<Mac, std::optional<Guest>>>& coming);
+
     // The guest's record; nullopt: the pool knows no such guest. EEXIST: several guests have that name.
     [[nodiscard]] Result<std::optional<GuestRecord>> find(const Guest& guest);
     // The same, made if need be. A UUID that comes with a name takes over what the name held until now; a new
@@ -73,6 +76,9 @@ class Ledger {
                                           Origin origin, const std::string& note);
     // Gives the address to another guest or NIC, whoever holds it now; what that NIC had before is released.
     [[nodiscard]] Result<void> move(Mac mac, const Guest& guest, unsigned nic);
+    // Addresses that the guest holds already get other numbers of its NICs. What has one of these numbers and
+    // is not among them must be released before.
+    [[nodiscard]] Result<void> renumber(const Guest& guest, const std::map<unsigned, Mac>& wanted);
     // false: nobody held it.
     [[nodiscard]] Result<bool> release(Mac mac);
     // All of the guest's addresses, or the one of `nic`.

@@ -69,6 +69,36 @@ int main(int argc, char** argv) {
     CLI::App* list = app.add_subcommand("list", "Lists all addresses that are held");
     list->add_flag("--resting", resting, "Those that were released and not given out again");
 
+    mac::SourceRequest sources;
+    const auto add_sources = [&](CLI::App* command) {
+        command->add_option("--xl", sources.xl,
+                            "An xl configuration, or a directory of *.cfg; may be repeated");
+        command->add_flag("--xenstore", sources.xenstore, "The guests that run on this host");
+        command->add_flag("--host", sources.host, "The host's own NICs");
+        command->add_option("--switch-table", sources.switch_table,
+                            "A file with what a switch has learned (bridge fdb show, ovs-appctl fdb/show); - "
+                            "for standard input");
+    };
+    CLI::App* import = app.add_subcommand("import", "Takes addresses that are in use into the pool");
+    add_sources(import);
+    CLI::App* scan = app.add_subcommand(
+        "scan",
+        "Looks for addresses in use that the pool gave to somebody else, or does not know; "
+        "without options in all places that this host has; ends with 1 if there is one");
+    add_sources(scan);
+
+    std::string path;
+    CLI::App* apply = app.add_subcommand(
+        "apply", "Writes addresses into the vif lines of an xl configuration, and a uuid if it has none");
+    apply->add_option("FILE", path, "The guest's configuration")->required();
+    bool keep = false;
+    bool fresh = false;
+    CLI::Option* keeps = apply->add_flag("--keep", keep,
+                                         "If its addresses or UUID are another guest's: it is that guest, "
+                                         "renamed or restored, and keeps them");
+    apply->add_flag("--new", fresh, "If so: it is a copy, and gets a UUID and addresses of its own")
+        ->excludes(keeps);
+
     CLI::App* export_pool = app.add_subcommand("export", "Writes the whole pool as JSON");
     CLI::App* stats = app.add_subcommand("stats", "Counts addresses and guests");
 
@@ -76,6 +106,8 @@ int main(int argc, char** argv) {
         app.parse(argc, argv);
         if (release->parsed() && by_mac->empty() && by_guest->empty())
             throw CLI::RequiredError("release: MAC or --guest");
+        if (import->parsed() && sources.empty())
+            throw CLI::RequiredError("import: --xl, --xenstore, --host or --switch-table");
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;
     }
@@ -86,6 +118,14 @@ int main(int argc, char** argv) {
         return mac::release(options, mac, guest, by_nic->empty() ? std::nullopt : std::optional(nic));
     if (show->parsed()) return mac::show(options, word);
     if (list->parsed()) return mac::list(options, resting);
+    if (import->parsed()) return mac::import(options, sources);
+    if (scan->parsed()) return mac::scan(options, sources);
+    if (apply->parsed()) {
+        return mac::apply(options, path,
+                          keep    ? mac::Clone::keep
+                          : fresh ? mac::Clone::fresh
+                                  : mac::Clone::ask);
+    }
     if (export_pool->parsed()) return mac::export_pool(options);
     if (stats->parsed()) return mac::stats(options);
     return 2;

@@ -27,7 +27,7 @@ std::vector<RunningVif> vifs(const xen::Store& store, xen::Domid domid) {
     for (const std::string& name : store.list(directory)) {
         const auto devid = xen::parse_number(name, 0, 0xffff);
         if (!devid) continue;
-        const auto mac = parse_mac(store.read(directory + "/" + name + "/mac").value_or(""));
+        const auto mac = parse_unicast(store.read(directory + "/" + name + "/mac").value_or(""));
         if (mac.ok()) found.push_back({static_cast<unsigned>(*devid), mac.value()});
     }
     return found;

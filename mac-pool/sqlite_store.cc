@@ -47,6 +47,8 @@ class SqliteStore final : public Store, private Transaction {
     SqliteStore(std::string path, Clock clock) : path_(std::move(path)), clock_(std::move(clock)) {}
 
     Result<void> open(Open mode) {
+        // The last directory of /var/lib/ringback/macpool.db may be for us to make.
+        if (mode == Open::create) ::mkdir(path_.substr(0, path_.rfind('/')).c_str(), 0755);
         const int flags = O_RDWR | O_CLOEXEC | (mode == Open::create ? O_CREAT : 0);
         // Made here and not by SQLite: the pool is nobody else's business.
         const UniqueFd file(::open(path_.c_str(), flags, 0600));

@@ -41,6 +41,8 @@ class Transaction {
     [[nodiscard]] virtual Result<std::optional<Entry>> first(const std::string& prefix) = 0;
     // All keys that begin with `prefix`: for places that hold a handful.
     [[nodiscard]] virtual Result<std::vector<std::string>> keys(const std::string& prefix) = 0;
+    // These will be read: a store that is far away fetches them in one call.
+    [[nodiscard]] virtual Result<void> prefetch(const std::vector<std::string>&) { return {}; }
     // A failure of these comes out at the end of the transaction.
     virtual void put(const std::string& key, const std::string& value) = 0;
     virtual void put_expiring(const std::string& key, const std::string& value, int64_t seconds) = 0;
@@ -75,6 +77,7 @@ struct Location {
     std::string ca_file;
     std::string cert_file;
     std::string key_file;
+    int patience_seconds = 30;  // how long a call is tried again; an election takes one or two
 };
 
 enum class Open : uint8_t { existing, create };

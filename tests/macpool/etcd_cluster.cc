@@ -57,7 +57,7 @@ bool EtcdCluster::available() {
     return ::access(kProgram, X_OK) == 0;
 }
 
-EtcdCluster::EtcdCluster() {
+EtcdCluster::EtcdCluster(std::string certificates) : certificates_(std::move(certificates)) {
     // In memory where that is possible: three members that sync to one disk measure the disk.
     std::string name =
         (::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path().string()) +
@@ -95,29 +95,39 @@ void EtcdCluster::start_member(size_t member) {
         cluster +=
             fmt::format("{}m{}=http://127.0.0.1:{}", index == 0 ? "" : ",", index, members_[index].peer_port);
     }
-    const std::string client = fmt::format("http://127.0.0.1:{}", own.client_port);
+    const std::string client =
+        fmt::format("http{}://127.0.0.1:{}", certificates_.empty() ? "" : "s", own.client_port);
     const std::string peer = fmt::format("http://127.0.0.1:{}", own.peer_port);
-    const std::vector<std::string> words{kProgram,
-                                         "--name",
-                                         fmt::format("m{}", member),
-                                         "--data-dir",
-                                         fmt::format("{}/m{}", directory_, member),
-                                         "--listen-client-urls",
-                                         client,
-                                         "--advertise-client-urls",
-                                         client,
-                                         "--listen-peer-urls",
-                                         peer,
-                                         "--initial-advertise-peer-urls",
-                                         peer,
-                                         "--initial-cluster",
-                                         cluster,
-                                         "--initial-cluster-state",
-                                         "new",
-                                         "--initial-cluster-token",
-                                         directory_,
-                                         "--logger",
-                                         "zap"};
+    std::vector<std::string> words{kProgram,
+                                   "--name",
+                                   fmt::format("m{}", member),
+                                   "--data-dir",
+                                   fmt::format("{}/m{}", directory_, member),
+                                   "--listen-client-urls",
+                                   client,
+                                   "--advertise-client-urls",
+                                   client,
+                                   "--listen-peer-urls",
+                                   peer,
+                                   "--initial-advertise-peer-urls",
+                                   peer,
+                                   "--initial-cluster",
+                                   cluster,
+                                   "--initial-cluster-state",
+                                   "new",
+                                   "--initial-cluster-token",
+                                   directory_,
+                                   "--logger",
+                                   "zap"};
+    if (!certificates_.empty()) {
+        for (const char* option : {"cert-file=server.pem", "key-file=server.key", "trusted-ca-file=ca.pem"}) {
+            const std::string text = option;
+            const size_t equals = text.find('=');
+            words.push_back("--" + text.substr(0, equals));
+            words.push_back(certificates_ + "/" + text.substr(equals + 1));
+        }
+        words.push_back("--client-cert-auth");
+    }
     std::vector<char*> arguments;
     for (const std::string& word : words)
         arguments.push_back(const_cast<char*>(word.c_str()));
@@ -145,14 +155,21 @@ void EtcdCluster::kill_member(size_t member) {
 }
 
 std::string EtcdCluster::url(const std::string& prefix) const {
-    return fmt::format("etcd+http://127.0.0.1:{},127.0.0.1:{},127.0.0.1:{}/{}", members_[0].client_port,
-                       members_[1].client_port, members_[2].client_port, prefix);
+    return fmt::format("etcd+http{}://127.0.0.1:{},127.0.0.1:{},127.0.0.1:{}/{}",
+                       certificates_.empty() ? "" : "s", members_[0].client_port, members_[1].client_port,
+                       members_[2].client_port, prefix);
 }
 
 bool EtcdCluster::healthy(const Member& member) const {
     CURL* curl = curl_easy_init();
-    const std::string url = fmt::format("http://127.0.0.1:{}/health", member.client_port);
+    const std::string url =
+        fmt::format("http{}://127.0.0.1:{}/health", certificates_.empty() ? "" : "s", member.client_port);
     curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
+    if (!certificates_.empty()) {
+        curl_easy_setopt(curl, CURLOPT_CAINFO, (certificates_ + "/ca.pem").c_str());
+        curl_easy_setopt(curl, CURLOPT_SSLCERT, (certificates_ + "/client.pem").c_str());
+        curl_easy_setopt(curl, CURLOPT_SSLKEY, (certificates_ + "/client.key").c_str());
+    }
     curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, ignore);
     curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, 2000L);

@@ -14,14 +14,16 @@ namespace ringback::test {
 
 class EtcdCluster {
   public:
-    EtcdCluster();  // running, with a leader
+    // Running, with a leader. With TLS where `certificates` is a directory with ca.pem, server.pem,
+    // server.key, client.pem and client.key: clients must then show a certificate.
+    explicit EtcdCluster(std::string certificates = {});
     ~EtcdCluster();
     EtcdCluster(const EtcdCluster&) = delete;
     EtcdCluster& operator=(const EtcdCluster&) = delete;
 
     // Whether this machine has etcd at all.
     [[nodiscard]] static bool available();
-    // etcd+http://127.0.0.1:PORT,.../PREFIX
+    // etcd+http[s]://127.0.0.1:PORT,.../PREFIX
     [[nodiscard]] std::string url(const std::string& prefix) const;
     // The hard way.
     void kill_member(size_t member);
@@ -36,6 +38,7 @@ class EtcdCluster {
     };
     [[nodiscard]] bool healthy(const Member& member) const;
 
+    std::string certificates_;
     std::string directory_;
     std::array<Member, 3> members_;
 };

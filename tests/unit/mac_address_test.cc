@@ -134,6 +134,10 @@ TEST_CASE("a person's word is a domid, a UUID or a name") {
     CHECK_FALSE(parse_guest_name("").ok());
     CHECK_FALSE(parse_guest_name("a/b").ok());
     CHECK_FALSE(parse_guest_name("a\nb").ok());
+    CHECK_FALSE(parse_guest_name("a\xff").ok());
+    CHECK(parse_guest_name("w\xc3\xa9"
+                           "b 1=2")
+              .ok());
 }
 
 TEST_CASE("times are said with their unit") {
