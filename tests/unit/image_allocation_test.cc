@@ -5,8 +5,10 @@
 #include <cstdlib>
 #include <new>
 
+#include "disk-images/qcow2/create.h"
 #include "image_fixture.h"
 #include "image_loop.h"
+#include "qcow2_fixture.h"
 
 namespace {
 std::atomic<uint64_t> allocations{0};
@@ -91,4 +93,24 @@ TEST_CASE("no request to a block device allocates, with read-modify-write and di
     if (!loop.ok()) SKIP("no loop device can be set up here (needs root and /dev/loop-control)");
     Disk disk(loop.path(), true, true);
     CHECK(allocations_of(disk, 16) == 0);
+}
+
+TEST_CASE("no request to a qcow2 image allocates: first writes, copies from a backing file, discards") {
+    for (const bool extended : {false, true}) {
+        TempDir dir;
+        (void)dir.file("base.raw", 4 * kMiB);
+        const std::string path = dir.file("disk.qcow2", 0);
+        {
+            const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+            qcow2::BlockingFile file(fd.get(), path);
+            REQUIRE(qcow2::create(file, {.bytes = 4 * kMiB,
+                                         .extended_l2 = extended,
+                                         .backing_name = "base.raw",
+                                         .backing_format = "raw"})
+                        .ok());
+        }
+        FormatDisk disk("qcow2", path);
+        CHECK(allocations_of(disk, 64) == 0);
+        disk.close();
+    }
 }
