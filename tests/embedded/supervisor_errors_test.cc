@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Bad input, from the administrator and from guests: what xl's user gets to read, and that nobody else notices.
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <filesystem>
+#include <optional>
+#include <thread>
 
 #include "supervisor_fixture.h"
 
@@ -75,6 +79,34 @@ TEST_CASE("an image that another guest writes is refused") {
     REQUIRE_FALSE(attached.ok());
     CHECK_THAT(attached.error().message, ContainsSubstring("neighbour.img"));
     neighbour.check();
+}
+
+TEST_CASE("an image that is locked for a moment is waited for, by its own disk alone") {
+    DiskBed bed;
+    must(bed.xl.attach_disk(bed.t.domid, bed.disk(bed.file("first.img"))));
+    auto front = bed.front();
+    must(front->attach());
+    const std::string path = bed.file("locked.img");
+    const UniqueFd holder(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    REQUIRE(::flock(holder.get(), LOCK_EX) == 0);
+    auto second = bed.disk(path);
+    second.vdev = "xvdb";
+    std::optional<Result<uint32_t>> attached;
+    std::thread toolstack([&] { attached.emplace(bed.xl.attach_disk(bed.t.domid, second)); });
+    const bool opening = eventually([&] {
+        const auto answer = bed.daemon.ask({{"command", "status"}});
+        for (const auto& disk : answer["guests"][0]["disks"]) {
+            if (disk["image"] == "opening") return true;
+        }
+        return false;
+    });
+    std::string data(4096, '\0');
+    const int status = transfer(*front, frontend::Op::read, 0, data);
+    ::flock(holder.get(), LOCK_UN);
+    toolstack.join();
+    CHECK(opening);
+    CHECK(status == 0);
+    must(*attached);
 }
 
 TEST_CASE("without the daemon the script fails at once and says how to start it") {
