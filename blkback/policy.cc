@@ -99,6 +99,12 @@ Result<uint64_t> size_of(const UniqueFd& fd, const std::string& path, const stru
     return bytes;
 }
 
+// The system would read it up to the NUL: another file than the one that is named.
+Result<void> check_path(std::string_view path) {
+    if (path.size() < PATH_MAX && path.find('\0') == std::string_view::npos) return {};
+    return Error{ENAMETOOLONG, "the disk's target is no path: too long, or holds a NUL"};
+}
+
 }  // namespace
 
 Result<Target> parse_target(std::string_view kind, std::string_view params) {
@@ -107,9 +113,7 @@ Result<Target> parse_target(std::string_view kind, std::string_view params) {
     if (kind == "vbd3" && text.starts_with("aio:")) text.remove_prefix(4);
     if (text.empty()) return Error{EINVAL, "the disk has no target (params is empty); give target=/path"};
     if (text.front() == '/') {
-        if (text.size() >= PATH_MAX || text.find('\0') != std::string_view::npos) {
-            return Error{ENAMETOOLONG, "the disk's target is no path: too long, or holds a NUL"};
-        }
+        TRY(check_path(text));
         return Target{"raw", std::string(text)};
     }
     const size_t colon = text.find(':');
@@ -130,7 +134,10 @@ Result<Target> parse_target(std::string_view kind, std::string_view params) {
 }
 
 Result<Target> prepared_target(std::string_view path, std::string_view device) {
-    if (path.starts_with('/')) return Target{"raw", std::string(path)};
+    if (path.starts_with('/')) {
+        TRY(check_path(path));
+        return Target{"raw", std::string(path)};
+    }
     const size_t colon = device.find(':');
     const auto hex = [](std::string_view text) -> std::optional<unsigned> {
         if (text.empty() || text.size() > 8 || text.find_first_not_of("0123456789abcdefABCDEF") != text.npos) {
