@@ -19,8 +19,6 @@ using xen::XenbusState;
 constexpr milliseconds kOpenPatience{3000};
 // libxl waits 10 s for Closed; what is in flight has to be finished within the rest.
 constexpr milliseconds kClosePatience{6000};
-// A supervisor's successor is there within a second; a worker tries every few hundred milliseconds.
-constexpr milliseconds kAdoptPatience{4000};
 // A disk that is in use is not given up because its worker is slow.
 constexpr milliseconds kAdoptServingPatience{30000};
 constexpr milliseconds kStoreTroublePause{1000};
@@ -35,6 +33,9 @@ constexpr uint32_t kInfoRemovable = 2;
 constexpr uint32_t kInfoReadOnly = 4;
 
 constexpr uint32_t kMaxIndirectSegments = 256;
+
+// What the store takes in a path (a NUL would end it for the library, and leave another path).
+constexpr std::string_view kPathCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@";
 
 bool same_rings(const Connect& a, const Connect& b) {
     if (a.abi != b.abi || a.ring_order != b.ring_order || a.queue_count != b.queue_count) return false;
@@ -130,7 +131,7 @@ void Device::read_description() {
     const std::string home = fmt::format("/local/domain/{}/", id_.domid);
     frontend_ = read("frontend");
     // Ours to trust, as only the toolstack writes here; but never another domain's, whatever stands there.
-    const bool own = frontend_.starts_with(home) && frontend_.find("..") == std::string::npos &&
+    const bool own = frontend_.starts_with(home) && frontend_.find_first_not_of(kPathCharacters) == std::string::npos &&
                      around_.store.read_number(directory_ + "/frontend-id") == id_.domid;
     if (!own) frontend_.clear();
     if (!frontend_.empty() && frontend_watch_ != frontend_ + "/state") {
@@ -256,7 +257,7 @@ void Device::publish(XenbusState state, const std::function<void(xen::Store::Upd
         return true;
     });
     if (written) {
-        log::info("{}: {}", id_.text(), xen::to_string(state));
+        log_step("{}", xen::to_string(state));
         return;
     }
     if (written.error().code == ENOENT) return;
@@ -406,9 +407,10 @@ Result<OpenedFile> Device::open_named(const std::string& name, bool writable) {
 void Device::attached(const Answer& answer) {
     const bool unwanted = image_ == ImagePhase::closing;
     if (answer.error == EEXIST) {
-        // An earlier supervisor ended between asking for this and saying so in the store. Not with this journal: again.
-        image_ = ImagePhase::open;
-        return close_image();
+        // An earlier supervisor ended between asking for this and saying so in the store, or the device was taken away
+        // and made anew while there was none. Not with this journal: again.
+        image_ = ImagePhase::closing;
+        return request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer&) { close_image(); });
     }
     if (answer.error != 0) {
         if (unwanted) return image_closed();
@@ -480,10 +482,9 @@ void Device::connect() {
                 connected_ = offer_;
                 frontend_moved_on_ = false;
                 error_.clear();
-                log::info("{}: {} queue{} of {} page{}, {}", id_.text(), connected_.queue_count,
-                          connected_.queue_count == 1 ? "" : "s", 1U << connected_.ring_order,
-                          connected_.ring_order == 0 ? "" : "s",
-                          connected_.persistent != 0 ? "persistent grants" : "grant copy");
+                log_step("{} queue{} of {} page{}, {}", connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
+                         1U << connected_.ring_order, connected_.ring_order == 0 ? "" : "s",
+                         connected_.persistent != 0 ? "persistent grants" : "grant copy");
             });
 }
 

@@ -31,6 +31,9 @@
 
 namespace ringback::blk {
 
+// A supervisor's successor is there within a second; a worker tries every few hundred milliseconds.
+inline constexpr std::chrono::milliseconds kAdoptPatience{4000};
+
 // What a Device works with; all of it outlives every Device.
 struct Surroundings {
     EventLoop& loop;
@@ -115,10 +118,20 @@ class Device {
     [[nodiscard]] std::string journal_path() const;
     [[nodiscard]] Result<UniqueFd> create_journal() const;
 
-    // Lines that a guest can cause.
+    // Lines that a guest can cause: complaints, and its own walk through the states.
     template <typename... Args>
     void log_guest(fmt::format_string<Args...> format, Args&&... args) {
-        if (limiter_.allow()) log::warning("{}: {}", id_.text(), fmt::format(format, std::forward<Args>(args)...));
+        if (!complaints_.allow()) return;
+        log::warning("{}: {}{}", id_.text(), fmt::format(format, std::forward<Args>(args)...), left_out(complaints_));
+    }
+    template <typename... Args>
+    void log_step(fmt::format_string<Args...> format, Args&&... args) {
+        if (!steps_.allow()) return;
+        log::info("{}: {}{}", id_.text(), fmt::format(format, std::forward<Args>(args)...), left_out(steps_));
+    }
+    static std::string left_out(LogLimiter& limiter) {
+        const uint64_t lines = limiter.take_suppressed();
+        return lines == 0 ? std::string() : fmt::format(" ({} lines before this one were left out)", lines);
     }
 
     Surroundings& around_;
@@ -156,7 +169,8 @@ class Device {
     std::optional<EventLoop::Timer> timer_;
     std::optional<EventLoop::Timer> lock_retry_;  // the image is opening, and nothing is asked of the worker
     uint32_t pending_ = 0;  // replies that will still call into this object
-    LogLimiter limiter_;
+    LogLimiter complaints_;
+    LogLimiter steps_{40};
 };
 
 }  // namespace ringback::blk

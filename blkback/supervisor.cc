@@ -17,8 +17,15 @@ namespace ringback::blk {
 namespace {
 
 constexpr int kEventsPerTurn = 4096;
+constexpr std::chrono::milliseconds kStoreCheck{2000};
 constexpr const char* kRootToken = "root";
 constexpr const char* kReleaseToken = "release";
+
+// How far a device is that an earlier supervisor worked on.
+bool had_a_worker(xen::XenbusState state) {
+    return state != xen::XenbusState::unknown && state != xen::XenbusState::initialising &&
+           state != xen::XenbusState::closed;
+}
 
 Result<void> make_directory(const std::string& path, mode_t mode) {
     if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST) return os_error("create " + path);
@@ -48,6 +55,10 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
                  const auto found = self.devices_.find(id);
                  if (found != self.devices_.end()) found->second->connection_failed(why);
              },
+         .on_present =
+             [&self](const xen::DeviceId& id) {
+                 if (!self.devices_.contains(id)) self.let_go(id);
+             },
          .on_unexpected =
              [&self](xen::Domid domid) {
                  return std::any_of(self.devices_.begin(), self.devices_.end(),
@@ -64,9 +75,12 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
     TRY(self.watch_roots());
     for (const std::string& kind : self.kinds_) self.scan(kind);
     self.remove_stale_journals();
+    self.expect_workers();
     self.work();
     TRY(self.verdict());
     self.starting_ = false;
+    self.look_after_store();
+    TRY(self.verdict());
     return supervisor;
 }
 
@@ -92,6 +106,21 @@ Supervisor::Supervisor(EventLoop& loop, const Config& config, xen::Store store)
 
 Supervisor::~Supervisor() { loop_.forget(store_.fd()); }
 
+// A worker has a device that was taken away while no supervisor was there.
+void Supervisor::let_go(const xen::DeviceId& id) {
+    log::notice("{}: it went while there was no blkbackd", id.text());
+    Message message;
+    message.kind = Text<16>(id.kind);
+    message.devid = id.devid;
+    message.body.answer = {};
+    message.type = MessageType::disconnect;
+    workers_.request(id.domid, message, {}, [this, id, message](const Answer& answer) mutable {
+        if (answer.error == ECONNRESET) return;
+        message.type = MessageType::detach;
+        workers_.request(id.domid, message, {}, [](const Answer&) {});
+    });
+}
+
 Result<void> Supervisor::verdict() const {
     if (store_lost_) return Error{ECONNRESET, "xenstored is gone; workers go on, the next blkbackd finds them"};
     return {};
@@ -113,6 +142,21 @@ Result<void> Supervisor::watch_roots() {
     for (const std::string& kind : kinds_) TRY(store_.watch(backend_root_ + kind, kRootToken));
     TRY(store_.watch("@releaseDomain", kReleaseToken));
     return loop_.watch(store_.fd(), EPOLLIN, [this](uint32_t) { take_store_events(); });
+}
+
+// Before any device asks for one: a guest's new disk must not start a second worker beside the one that serves its others.
+void Supervisor::expect_workers() {
+    for (const xen::DeviceId& id : dirty_) {
+        if (had_a_worker(xen::read_state(store_, xen::backend_directory(around_.own_domid, id)))) {
+            workers_.expect(id.domid, kAdoptPatience);
+        }
+    }
+}
+
+// xs_fileno() says nothing when the connection ends: without this an idle supervisor would wait for events for ever.
+void Supervisor::look_after_store() {
+    if (!store_.own_domid()) return around_.store_lost();
+    loop_.after(kStoreCheck, [this] { look_after_store(); });
 }
 
 // A journal belongs to a device that is there; the rest is what a crash of this host's services has left.
@@ -194,7 +238,7 @@ void Supervisor::look(const xen::DeviceId& id) {
         const std::string directory = xen::backend_directory(around_.own_domid, id);
         const xen::XenbusState state = xen::read_state(store_, directory);
         if (state == xen::XenbusState::unknown) return;  // no device (yet)
-        const bool adopt = starting_ && state != xen::XenbusState::initialising && state != xen::XenbusState::closed;
+        const bool adopt = starting_ && had_a_worker(state);
         found = devices_.emplace(id, std::make_unique<Device>(around_, id, adopt)).first;
     }
     if (!found->second->look()) return;

@@ -51,9 +51,12 @@ class Supervisor {
     };
 
     Supervisor(EventLoop& loop, const Config& config, xen::Store store);
+    void let_go(const xen::DeviceId& id);
     [[nodiscard]] Result<void> claim_runtime_directory();
     [[nodiscard]] Result<void> watch_roots();
     void remove_stale_journals();
+    void expect_workers();
+    void look_after_store();
     void take_store_events();
     void mark_path(const std::string& path);
     void scan(const std::string& kind);

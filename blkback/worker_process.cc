@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <fstream>
 #include <span>
@@ -29,6 +30,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kStartPatience{15000};  // a unit on a busy host
 constexpr milliseconds kHelloPatience{5000};
 constexpr size_t kMaxStrangers = 64;
+constexpr size_t kMaxStrangersOfOne = 4;  // a process that only connects keeps no worker out
 constexpr size_t kMaxQueued = 4096;  // messages to a worker that does not read
 
 Answer failed_answer(int error, std::string_view message) {
@@ -51,6 +53,14 @@ std::string link_target(const std::string& path) {
     std::array<char, PATH_MAX> buffer{};
     const ssize_t length = ::readlink(path.c_str(), buffer.data(), buffer.size());
     return length < 0 ? std::string{} : std::string(buffer.data(), static_cast<size_t>(length));
+}
+
+// Who connected, by the kernel's word.
+ucred peer_of(int socket) {
+    ucred peer{};
+    socklen_t length = sizeof(peer);
+    INVARIANT(::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0);
+    return peer;
 }
 
 }  // namespace
@@ -86,7 +96,12 @@ void WorkerPool::accept_one() {
     UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket || strangers_.size() >= kMaxStrangers) return;
     const int fd = socket.get();
+    const pid_t pid = peer_of(fd).pid;
+    const auto same = std::count_if(strangers_.begin(), strangers_.end(),
+                                    [pid](const auto& entry) { return entry.second.pid == pid; });
+    if (static_cast<size_t>(same) >= kMaxStrangersOfOne) return;
     Stranger stranger;
+    stranger.pid = pid;
     stranger.channel = Channel(std::move(socket), Channel::Descriptors::refused);
     stranger.deadline = loop_.after(kHelloPatience, [this, fd] {
         loop_.forget(fd);
@@ -111,21 +126,25 @@ void WorkerPool::greet(int fd) {
     const Message* message = received ? &(*received)->message : nullptr;
     if (message == nullptr || message->type != MessageType::hello ||
         message->body.hello.protocol != kProtocolVersion) {
-        log::warning("a connection to the workers' socket was no worker's: closed");
+        if (complaints_.allow()) log::warning("a connection to the workers' socket was no worker's: closed");
         return;
     }
     const xen::Domid domid = message->body.hello.domid;
     pid_t pid = 0;
     if (const auto known = check_peer(fd, domid, &pid); !known) {
-        log::warning("a process that says it is the worker of domain {} is not: {}", domid, known.error().message);
+        if (complaints_.allow()) {
+            log::warning("a process that says it is the worker of domain {} is not: {}", domid, known.error().message);
+        }
         return;
     }
     auto waiting = workers_.find(domid);
-    if (waiting == workers_.end() || waiting->second->channel) {
-        const bool second = waiting != workers_.end();
+    const bool second = waiting != workers_.end() && (waiting->second->channel || is_not_child(*waiting->second, pid));
+    if (waiting == workers_.end() || second) {
         if (second || !events_.on_unexpected(domid)) {
-            log::notice("worker {} of domain {} is not wanted{}: told to quit", pid, domid,
-                        second ? " (there is another one)" : "");
+            if (complaints_.allow()) {
+                log::notice("worker {} of domain {} is not wanted{}: told to quit", pid, domid,
+                            second ? " (there is another one)" : "");
+            }
             Message quit;
             quit.type = MessageType::quit;
             (void)channel.send(quit);
@@ -154,9 +173,7 @@ void WorkerPool::greet(int fd) {
 }
 
 Result<void> WorkerPool::check_peer(int socket, xen::Domid domid, pid_t* pid) const {
-    ucred peer{};
-    socklen_t length = sizeof(peer);
-    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return os_error("ask who connected");
+    const ucred peer = peer_of(socket);
     *pid = peer.pid;
     if (config_.worker_start == WorkerStart::systemd) {
         const std::string groups = read_file(fmt::format("/proc/{}/cgroup", peer.pid));
@@ -165,11 +182,7 @@ Result<void> WorkerPool::check_peer(int socket, xen::Domid domid, pid_t* pid) co
     }
     if (peer.uid != ::geteuid()) return Error{EPERM, fmt::format("process {} runs as user {}", peer.pid, peer.uid)};
     const auto expected = workers_.find(domid);
-    if (expected != workers_.end() && expected->second->ours) {
-        if (expected->second->pid == peer.pid) return {};
-        return Error{EPERM, fmt::format("process {} is not the child {} that was started", peer.pid,
-                                        expected->second->pid)};
-    }
+    if (expected != workers_.end() && expected->second->ours && expected->second->pid == peer.pid) return {};
     struct stat theirs{}, program{};
     if (::stat(fmt::format("/proc/{}/exe", peer.pid).c_str(), &theirs) == 0 &&
         ::stat(config_.worker_program.c_str(), &program) == 0 && theirs.st_dev == program.st_dev &&
@@ -178,6 +191,11 @@ Result<void> WorkerPool::check_peer(int socket, xen::Domid domid, pid_t* pid) co
     }
     return Error{EPERM, fmt::format("process {} runs {}, not {}", peer.pid,
                                     link_target(fmt::format("/proc/{}/exe", peer.pid)), config_.worker_program)};
+}
+
+// A child was started, and this is another process: one that an earlier supervisor has left.
+bool WorkerPool::is_not_child(const Worker& worker, pid_t pid) const {
+    return config_.worker_start == WorkerStart::fork && worker.ours && worker.pid != pid;
 }
 
 WorkerPool::Worker& WorkerPool::start(xen::Domid domid) {
@@ -302,7 +320,9 @@ void WorkerPool::receive(xen::Domid domid) {
             const xen::DeviceId id{message.kind.str(), domid, message.devid};
             events_.on_device_failed(id, message.body.answer.message.str());
         } else if (message.type == MessageType::present) {
-            // Said after a hello. Each device asks for itself: only what it expects is adopted.
+            // Said after a hello. What is adopted asks for itself; only what nobody expects is of interest.
+            if (worker.open.size() > kMaxQueued) return lose(domid, "it has more disks than there can be");
+            events_.on_present({message.kind.str(), domid, message.devid});
         } else if (message.type == MessageType::open_file) {
             if (!hand_over(worker, message)) return lose(domid, "it asks for files without reading the answers");
         } else {

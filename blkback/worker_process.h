@@ -30,6 +30,7 @@
 #include "runtime/event_loop.h"
 #include "blkback/worker_protocol.h"
 #include "hypervisor/xenbus.h"
+#include "runtime/log.h"
 #include "runtime/unique_fd.h"
 
 namespace ringback::blk {
@@ -44,6 +45,8 @@ class WorkerPool {
     struct Events {
         std::function<void(xen::Domid, const std::string& why)> on_lost;
         std::function<void(const xen::DeviceId&, const std::string& why)> on_device_failed;
+        // A device that the worker of an earlier supervisor still has.
+        std::function<void(const xen::DeviceId&)> on_present;
         // A worker that outlived an earlier supervisor, or one nobody waits for; true: it is wanted.
         std::function<bool(xen::Domid)> on_unexpected;
         // A device's image names another file; the worker gets it, or why not.
@@ -86,6 +89,7 @@ class WorkerPool {
     struct Stranger {  // connected, no hello yet
         Channel channel;
         EventLoop::Timer deadline{};
+        pid_t pid = 0;
     };
 
     Worker& start(xen::Domid domid);
@@ -94,6 +98,7 @@ class WorkerPool {
     void accept_one();
     void greet(int socket);
     [[nodiscard]] Result<void> check_peer(int socket, xen::Domid domid, pid_t* pid) const;
+    [[nodiscard]] bool is_not_child(const Worker& worker, pid_t pid) const;
     void flush(Worker& worker);
     void receive(xen::Domid domid);
     [[nodiscard]] bool hand_over(Worker& worker, const Message& asked);
@@ -107,6 +112,7 @@ class WorkerPool {
     std::map<xen::Domid, std::unique_ptr<Worker>> workers_;
     std::map<int, Stranger> strangers_;
     std::map<int, UniqueFd> children_;  // pidfds
+    LogLimiter complaints_{20};         // about who connects
 };
 
 }  // namespace ringback::blk

@@ -21,7 +21,7 @@
 //   worker -> open_file, sup -> file     the Opener: a file named by an image header
 //   worker -> device_failed              the frontend broke the protocol, or the image died: the device stopped serving.
 //                                        Who was not there to hear it reads it in stats.failed, of any answer.
-//   sup    -> quit                       no devices are left: exit 0
+//   sup    -> quit                       disconnect and detach what is left, then exit 0
 //
 // The same structures are the journal's description of a connected device (journal.h), which is why they are
 // versioned together.

@@ -60,7 +60,8 @@ void Device::set_limits() {
 
 Result<void> Device::connect(const Connect& parameters) {
     if (connected() || closing()) return os_error(EBUSY, "connect " + id_.text());
-    if (parameters.queue_count == 0 || parameters.queue_count > kMaxQueues || parameters.ring_order > kMaxRingOrder) {
+    if (parameters.queue_count == 0 || parameters.queue_count > kMaxQueues || parameters.ring_order > kMaxRingOrder ||
+        parameters.abi > Abi::x86_64) {
         return os_error(EINVAL, "connect " + id_.text());
     }
     // Everything that can fail comes first; a failure half way frees what it made.

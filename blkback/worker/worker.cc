@@ -121,7 +121,7 @@ void Worker::on_supervisor_gone(const Error& error) {
     supervisor_.reset();
     deferred_.clear();
     disconnecting_.clear();
-    retry_later();
+    if (!quitting_) retry_later();
 }
 
 void Worker::retry_later() {
@@ -171,10 +171,7 @@ Device* Worker::find(const Message& message) {
 void Worker::handle(Received received) {
     const Message& message = received.message;
     if (message.type == MessageType::attach) return attach(received);
-    if (message.type == MessageType::quit) {
-        if (devices_.empty()) reactor_->stop();
-        return;
-    }
+    if (message.type == MessageType::quit) return quit();
     Device* device = find(message);
     if (device == nullptr) {
         return answer(message, os_error(ENODEV, "find device " + message.kind.str() + "/" +
@@ -198,9 +195,29 @@ void Worker::handle(Received received) {
             return device->close([this, request = message](Device& closed) {
                 devices_.erase(xen::DeviceId(closed.id()));
                 answer(request, {});
+                if (quitting_) quit();
             });
         default: return answer(message, os_error(EPROTO, "understand the supervisor"));
     }
+}
+
+// Nobody wants what is still here (its guest went while no supervisor was there): it is finished, then let go of.
+void Worker::quit() {
+    quitting_ = true;
+    quit_task_.worker = this;
+    quit_task_.run = [](Task& task) noexcept { static_cast<QuitTask&>(task).worker->quit(); };
+    for (auto next = devices_.begin(); next != devices_.end();) {
+        Device& device = *(next++)->second;
+        if (device.connected()) {
+            if (!device.draining()) device.disconnect();
+        } else if (!device.closing()) {
+            device.close([this](Device& closed) {
+                devices_.erase(xen::DeviceId(closed.id()));
+                if (devices_.empty()) reactor_->stop();
+            });
+        }
+    }
+    if (devices_.empty()) reactor_->stop();
 }
 
 void Worker::attach(Received& received) {
@@ -240,6 +257,7 @@ void Worker::on_disconnected(Device& device) {
          waiting = disconnecting_.extract(device.id())) {
         answer(waiting.mapped(), {}, &device);
     }
+    if (quitting_) reactor_->schedule(quit_task_);  // not from inside the device, which goes with its image
 }
 
 // The image's header names another file. Blocks the reactor until the supervisor has decided: images are opened before

@@ -50,6 +50,9 @@ class Worker : private image::Opener {
     struct Retry : Completion {
         Worker* worker = nullptr;
     };
+    struct QuitTask : Task {
+        Worker* worker = nullptr;
+    };
     explicit Worker(Options options) : options_(std::move(options)) {}
 
     void watch(Watch& watch, int fd, void (Worker::*on_readable)());
@@ -59,6 +62,7 @@ class Worker : private image::Opener {
     void retry_later();
     [[nodiscard]] Result<void> greet();
     void handle(Received received);
+    void quit();
     void attach(Received& received);
     void send(const Message& message);
     void answer(const Message& request, const Result<void>& result, const Device* device = nullptr);
@@ -83,6 +87,8 @@ class Worker : private image::Opener {
     __kernel_timespec retry_delay_{};
     uint64_t next_id_ = 1;
     xen::DeviceId opening_{};  // whose image is being opened
+    bool quitting_ = false;
+    QuitTask quit_task_;
 };
 
 }  // namespace ringback::blk::worker
