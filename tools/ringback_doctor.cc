@@ -2,6 +2,8 @@
 //
 // `ringback doctor`: is this host ready? Looks at the host itself, not only at the daemon, because most of what goes
 // wrong goes wrong before the daemon can say so. Every complaint comes with the command that mends it.
+#include "tools/ringback_doctor.h"
+
 #include <fmt/format.h>
 #include <glob.h>
 #include <sys/resource.h>
@@ -9,9 +11,8 @@
 #include <unistd.h>
 
 #include <fstream>
-#include <memory>
 #include <sstream>
-#include <vector>
+#include <utility>
 
 #include "hypervisor/store.h"
 #include "tools/ringback_commands.h"
@@ -20,17 +21,11 @@ namespace ringback::tools {
 
 namespace {
 
-class Report {
-  public:
-    void good(const std::string& what) { fmt::print("ok      {}\n", what); }
-    void bad(const std::string& what, const std::string& mend) {
-        fmt::print("WRONG   {}\n        mend it: {}\n", what, mend);
-        wrong_ = true;
-    }
-    [[nodiscard]] bool wrong() const { return wrong_; }
+struct Report {
+    void good(std::string what) { findings.push_back({true, std::move(what), {}}); }
+    void bad(std::string what, std::string mend) { findings.push_back({false, std::move(what), std::move(mend)}); }
 
-  private:
-    bool wrong_ = false;
+    std::vector<Finding> findings;
 };
 
 std::string read_all(const std::string& path) {
@@ -42,26 +37,26 @@ std::string read_all(const std::string& path) {
     return all;
 }
 
-std::vector<std::string> matches(const char* pattern) {
+std::vector<std::string> matches(const std::string& pattern) {
     glob_t found{};
     std::vector<std::string> paths;
-    if (::glob(pattern, 0, nullptr, &found) == 0) paths.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+    if (::glob(pattern.c_str(), 0, nullptr, &found) == 0) paths.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
     ::globfree(&found);
     return paths;
 }
 
 bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
-void check_hypervisor(Report& report) {
-    const std::string major = read_all("/sys/hypervisor/version/major");
-    const std::string minor = read_all("/sys/hypervisor/version/minor");
-    if (read_all("/sys/hypervisor/type") == "xen" && !major.empty()) {
+void check_hypervisor(Report& report, const Host& host) {
+    const std::string major = read_all(host.root + "/sys/hypervisor/version/major");
+    const std::string minor = read_all(host.root + "/sys/hypervisor/version/minor");
+    if (read_all(host.root + "/sys/hypervisor/type") == "xen" && !major.empty()) {
         report.good(fmt::format("Xen {}.{}", major, minor));
     } else {
         report.bad("this machine does not run on Xen", "boot the entry with the Xen hypervisor (apt install xen-system-amd64)");
     }
     for (const auto& [node, module] : {std::pair{"/dev/xen/gntdev", "xen-gntdev"}, {"/dev/xen/evtchn", "xen-evtchn"}}) {
-        if (exists(node)) {
+        if (exists(host.root + node)) {
             report.good(node);
         } else {
             report.bad(fmt::format("{} is missing", node), fmt::format("modprobe {}", module));
@@ -86,19 +81,17 @@ struct KernelBackend {
     const char* file;
 };
 
-void check_blacklist(Report& report, const KernelBackend& kernel) {
-    utsname name{};
-    (void)::uname(&name);
-    std::istringstream builtin(read_all(fmt::format("/lib/modules/{}/modules.builtin", name.release)));
-    bool compiled_in = false;
-    for (std::string line; std::getline(builtin, line);) compiled_in |= line.ends_with("/" + kernel.module + ".ko");
-    if (compiled_in) {
-        report.bad(fmt::format("{} is compiled into this kernel: no blacklist keeps it away", kernel.module),
-                   "echo 0 > /sys/bus/xen-backend/drivers_autoprobe, at every boot, before the first guest");
-        return;
+bool compiled_in(const Host& host, const KernelBackend& kernel) {
+    std::istringstream builtin(read_all(fmt::format("{}/lib/modules/{}/modules.builtin", host.root, host.kernel)));
+    for (std::string line; std::getline(builtin, line);) {
+        if (line.ends_with("/" + kernel.module + ".ko")) return true;
     }
+    return false;
+}
+
+void check_blacklist(Report& report, const Host& host, const KernelBackend& kernel) {
     for (const char* pattern : {"/etc/modprobe.d/*.conf", "/usr/lib/modprobe.d/*.conf", "/lib/modprobe.d/*.conf"}) {
-        for (const std::string& file : matches(pattern)) {
+        for (const std::string& file : matches(host.root + pattern)) {
             std::istringstream lines(read_all(file));
             for (std::string line; std::getline(lines, line);) {
                 if (line == "blacklist " + kernel.module || line == "blacklist " + kernel.variable) {
@@ -112,38 +105,43 @@ void check_blacklist(Report& report, const KernelBackend& kernel) {
                            kernel.file));
 }
 
-void check_kernel_backend(Report& report, const KernelBackend& kernel) {
-    constexpr size_t kPrefix = std::string_view("/sys/bus/xen-backend/devices/").size();
-    const auto held = matches(kernel.nodes);
+void check_kernel_backend(Report& report, const Host& host, const KernelBackend& kernel) {
+    const auto held = matches(host.root + kernel.nodes);
     for (const std::string& link : held) {
-        const std::string device = link.substr(kPrefix, link.rfind('/') - kPrefix);
+        const std::string path = link.substr(0, link.rfind('/'));
+        const std::string device = path.substr(path.rfind('/') + 1);
         report.bad(fmt::format("the kernel's {} serves {}, which {} therefore refuses", kernel.module, device, kernel.daemon),
                    fmt::format("shut that guest down, modprobe -r {}, and start it again", kernel.module));
     }
-    if (exists("/sys/module/" + kernel.variable)) {
-        if (held.empty()) {
-            report.bad(fmt::format("the kernel's {} is loaded: it takes the next {}", kernel.module, kernel.thing),
-                       fmt::format("modprobe -r {}", kernel.module));
+    if (compiled_in(host, kernel)) {
+        if (read_all(host.root + "/sys/bus/xen-backend/drivers_autoprobe") == "0") {
+            return report.good(fmt::format("{} is compiled into this kernel, and takes nothing by itself "
+                                           "(drivers_autoprobe is 0)", kernel.module));
         }
-    } else {
-        report.good(fmt::format("the kernel's {} is not loaded", kernel.module));
+        return report.bad(fmt::format("{} is compiled into this kernel: no blacklist keeps it away", kernel.module),
+                          "echo 0 > /sys/bus/xen-backend/drivers_autoprobe, at every boot, before the first guest");
     }
-    check_blacklist(report, kernel);
+    if (!exists(host.root + "/sys/module/" + kernel.variable)) {
+        report.good(fmt::format("the kernel's {} is not loaded", kernel.module));
+    } else if (held.empty()) {
+        report.bad(fmt::format("the kernel's {} is loaded: it takes the next {}", kernel.module, kernel.thing),
+                   fmt::format("modprobe -r {}", kernel.module));
+    }
+    check_blacklist(report, host, kernel);
 }
 
-void check_installation(Report& report) {
+void check_installation(Report& report, const Host& host) {
     constexpr const char* kScript = "/etc/xen/scripts/block-ringback";
-    if (::access(kScript, X_OK) == 0) {
+    if (::access((host.root + kScript).c_str(), X_OK) == 0) {
         report.good(kScript);
     } else {
         report.bad(fmt::format("the hotplug script {} is missing or not executable", kScript),
                    "install Ringback with --prefix=/usr (meson install), then chmod 755 the script");
     }
-    rlimit files{};
-    if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_max < 4096) {
-        report.bad(fmt::format("a process may have only {} open files", files.rlim_max), "raise it: LimitNOFILE=65536 in the unit");
+    if (host.open_files < 4096) {
+        report.bad(fmt::format("a process may have only {} open files", host.open_files), "raise it: LimitNOFILE=65536 in the unit");
     }
-    std::istringstream limit(read_all("/sys/module/xen_gntdev/parameters/limit"));
+    std::istringstream limit(read_all(host.root + "/sys/module/xen_gntdev/parameters/limit"));
     uint64_t grants = 0;
     if (limit >> grants && grants < 65536) {
         report.bad(fmt::format("/dev/xen/gntdev maps at most {} grants for one handle", grants),
@@ -170,28 +168,52 @@ void check_daemon(Report& report, const std::string& socket, const KernelBackend
 
 }  // namespace
 
-int doctor(const std::string& socket, const std::string& net_socket) {
+Host Host::this_one(const std::string& socket, const std::string& net_socket) {
+    Host host;
+    utsname kernel{};
+    if (::uname(&kernel) == 0) host.kernel = kernel.release;
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) == 0) host.open_files = files.rlim_max;
+    host.socket = socket;
+    host.net_socket = net_socket;
+    return host;
+}
+
+std::vector<Finding> examine(const Host& host) {
     const KernelBackend disks{"xen-blkback", "xen_blkback", "/sys/bus/xen-backend/devices/vbd*-*-*/driver",
                               "blkbackd",    "disk",        "ringback.conf"};
     const KernelBackend nics{"xen-netback", "xen_netback", "/sys/bus/xen-backend/devices/vif-*-*/driver",
                              "netbackd",    "vif",         "ringback-net.conf"};
     Report report;
-    check_hypervisor(report);
-    check_kernel_backend(report, disks);
-    check_installation(report);
-    check_daemon(report, socket, disks);
+    check_hypervisor(report, host);
+    check_kernel_backend(report, host, disks);
+    check_installation(report, host);
+    check_daemon(report, host.socket, disks);
     // A host may leave its networks to the kernel: asked only where netbackd has ever run.
-    if (exists(net_socket)) {
-        check_kernel_backend(report, nics);
-        if (exists("/dev/net/tun")) {
+    if (exists(host.net_socket)) {
+        check_kernel_backend(report, host, nics);
+        if (exists(host.root + "/dev/net/tun")) {
             report.good("/dev/net/tun");
         } else {
             report.bad("/dev/net/tun is missing", "modprobe tun");
         }
-        check_daemon(report, net_socket, nics);
+        check_daemon(report, host.net_socket, nics);
     }
-    fmt::print("{}\n", report.wrong() ? "this host is not ready" : "this host is ready");
-    return report.wrong() ? 1 : 0;
+    return std::move(report.findings);
+}
+
+int doctor(const std::string& socket, const std::string& net_socket) {
+    bool ready = true;
+    for (const Finding& finding : examine(Host::this_one(socket, net_socket))) {
+        if (finding.good) {
+            fmt::print("ok      {}\n", finding.what);
+        } else {
+            fmt::print("WRONG   {}\n        mend it: {}\n", finding.what, finding.mend);
+        }
+        ready = ready && finding.good;
+    }
+    fmt::print("{}\n", ready ? "this host is ready" : "this host is not ready");
+    return ready ? 0 : 1;
 }
 
 }  // namespace ringback::tools
