@@ -163,10 +163,12 @@ bool Device::gather() {
     const XenbusState frontend_before = view_.frontend;
     const XenbusState backend_before = view_.backend;
     view_.backend = xen::read_state(around_.store, directory_);
-    // Only the toolstack writes Initialising, and only into a new directory.
-    if (view_.backend == XenbusState::initialising && backend_before != XenbusState::unknown) {
+    // Only the toolstack writes Initialising, and only into a new directory. That the directory was away may have been
+    // seen, between two reads, as a state that was.
+    if (view_.backend == XenbusState::initialising && looked_) {
         reborn_ = reborn_ || backend_before != XenbusState::initialising;
     }
+    looked_ = true;
     view_.present = around_.store.exists(directory_) && !reborn_;
     view_.frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
     view_.online = around_.store.read(directory_ + "/online") != "0";

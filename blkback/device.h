@@ -157,6 +157,7 @@ class Device {
     bool frontend_moved_on_ = false;  // seen in another state than Initialised since the rings were connected
     bool asking_stats_ = false;
     bool resizing_ = false;
+    bool looked_ = false;
     bool reborn_ = false;             // the directory was removed and made again: this object is of the former one
     bool refused_ = false;            // a kernel driver holds the node: hands off
     Connect offer_{};
