@@ -45,6 +45,8 @@ struct DiskSpec {
     // (physical-device-path, hotplug-status), without starting anything.
     bool run_script = false;
     std::vector<std::pair<std::string, std::string>> extra_frontend_nodes = {};
+    // What no toolstack writes: another value for a node of the backend's, or (nullopt) none.
+    std::vector<std::pair<std::string, std::optional<std::string>>> wrong_backend_nodes = {};
 };
 
 struct NicSpec {

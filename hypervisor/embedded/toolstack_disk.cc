@@ -111,6 +111,12 @@ Result<std::uint32_t> Toolstack::write_disk_nodes(std::uint16_t domid, const Dis
         TRY(store_.set_permissions(back, {"n" + be_id, "r" + id}, tx));
         for (const auto& [key, value] : backend)
             TRY(store_.write(back + "/" + key, value, tx));
+        for (const auto& [key, value] : spec.wrong_backend_nodes) {
+            if (value)
+                TRY(store_.write(back + "/" + key, *value, tx));
+            else
+                TRY(store_.remove(back + "/" + key, tx));
+        }
         TRY(store_.write(copy + "/frontend", front, tx));
         TRY(store_.write(copy + "/backend", back, tx));
         for (const auto& [key, value] : backend)

@@ -18,28 +18,6 @@ using namespace ringback;
 using namespace ringback::test;
 using Catch::Matchers::ContainsSubstring;
 
-namespace {
-
-// Another guest with a disk that has to go on.
-struct Neighbour {
-    explicit Neighbour(DiskBed& bed) {
-        const auto domid = must(bed.xl.create_domain({.name = "neighbour"}));
-        must(bed.xl.attach_disk(domid, bed.disk(bed.file("neighbour.img"))));
-        frontend::Options options;
-        options.domid = domid;
-        front = must(frontend::Blkfront::create(options));
-        must(front->attach());
-    }
-    void check() const {
-        std::string data(4096, 'n');
-        CHECK(transfer(*front, frontend::Op::write, 8, data) == 0);
-        CHECK(transfer(*front, frontend::Op::read, 8, data) == 0);
-    }
-    std::unique_ptr<frontend::Blkfront> front;
-};
-
-}  // namespace
-
 TEST_CASE("a target that cannot be served: xl says what was tried, on what, and why; nothing is left") {
     DiskBed bed("[policy]\ndeny = [\"/proc\", \"/boot\"]\n");
     const std::string folder = bed.t.core.directory();

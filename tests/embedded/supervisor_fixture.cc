@@ -7,18 +7,23 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <catch2/catch_test_macros.hpp>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 namespace ringback::test {
 
@@ -35,8 +40,10 @@ sockaddr_un address_of(const std::string& path) {
 
 }  // namespace
 
-Daemon::Daemon(const CoreProcess& core, const std::string& configuration)
-    : directory_(core.directory() + "/run"), configuration_(core.directory() + "/blkbackd.toml") {
+Daemon::Daemon(const CoreProcess& core, const std::string& configuration, std::string worker_program)
+    : directory_(core.directory() + "/run"),
+      configuration_(core.directory() + "/blkbackd.toml"),
+      worker_program_(std::move(worker_program)) {
     std::ofstream(configuration_) << configuration;
     std::filesystem::create_directory(directory_);
     ::setenv("LD_LIBRARY_PATH", RINGBACK_LIBRARY_PATH, 1);
@@ -77,7 +84,7 @@ void Daemon::start() {
         ::setpgid(0, group_);
         ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
         ::execl(RINGBACK_BLKBACKD, "blkbackd", "--config", configuration_.c_str(), "--spawn-workers",
-                "--worker-program", RINGBACK_WORKER, "--runtime-directory", directory_.c_str(),
+                "--worker-program", worker_program_.c_str(), "--runtime-directory", directory_.c_str(),
                 ::getenv("RINGBACK_VERBOSE") != nullptr ? "--verbose" : nullptr, nullptr);
         ::_exit(127);
     }
@@ -95,6 +102,16 @@ void Daemon::stop() {
     pid_ = -1;
     REQUIRE(WIFEXITED(status));
     REQUIRE(WEXITSTATUS(status) == 0);
+}
+
+int Daemon::wait_exit() {
+    UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+    pollfd ended{process.get(), POLLIN, 0};
+    REQUIRE(::poll(&ended, 1, kPatienceMs) == 1);
+    int status = 0;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    REQUIRE(WIFEXITED(status));
+    return WEXITSTATUS(status);
 }
 
 std::string Daemon::send_raw(const std::string& bytes) const {
@@ -150,8 +167,9 @@ void Daemon::wait_without_workers() const {
     REQUIRE(processes_in_group() == 2);
 }
 
-DiskBed::DiskBed(const std::string& configuration, xen::embedded::DomainSpec spec)
-    : t({}, std::move(spec)), daemon(t.core, configuration) {}
+DiskBed::DiskBed(const std::string& configuration, xen::embedded::DomainSpec spec,
+                 const std::string& worker_program)
+    : t({}, std::move(spec)), daemon(t.core, configuration, worker_program) {}
 
 std::string DiskBed::file(const std::string& name, uint64_t bytes) const {
     const std::string path = t.core.directory() + "/" + name;
@@ -187,6 +205,46 @@ void DiskBed::wait_node(const std::string& path, const std::string& value) {
     INFO(path << " shall become " << value << " and is " << node(path));
     must(store.wait_for(
         path, [&](const std::optional<std::string>& now) { return now.value_or("") == value; }, kPatienceMs));
+}
+
+Neighbour::Neighbour(DiskBed& bed) : domid_(must(bed.xl.create_domain({.name = "neighbour"}))) {
+    must(bed.xl.attach_disk(domid_, bed.disk(bed.file("neighbour.img"))));
+    frontend::Options options;
+    options.domid = domid_;
+    front_ = must(frontend::Blkfront::create(options));
+    must(front_->attach());
+}
+
+void Neighbour::check() const {
+    std::string data(4096, 'n');
+    CHECK(transfer(*front_, frontend::Op::write, 8, data) == 0);
+    data.assign(4096, '\0');
+    CHECK(transfer(*front_, frontend::Op::read, 8, data) == 0);
+    CHECK(data == std::string(4096, 'n'));
+}
+
+CapturedLog::CapturedLog() : former_(::dup(STDERR_FILENO)), file_(::memfd_create("stderr", MFD_CLOEXEC)) {
+    REQUIRE(::dup2(file_.get(), STDERR_FILENO) == STDERR_FILENO);
+}
+
+CapturedLog::~CapturedLog() {
+    ::dup2(former_.get(), STDERR_FILENO);
+    const std::string all = text();
+    (void)!::write(STDERR_FILENO, all.data(), all.size());
+}
+
+std::string CapturedLog::text() const {
+    std::string all(static_cast<size_t>(std::max<off_t>(::lseek(file_.get(), 0, SEEK_END), 0)), '\0');
+    const ssize_t got = ::pread(file_.get(), all.data(), all.size(), 0);
+    all.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    return all;
+}
+
+size_t CapturedLog::lines(const std::string& part) const {
+    std::istringstream all(text());
+    size_t count = 0;
+    for (std::string line; std::getline(all, line);) count += line.find(part) != std::string::npos ? 1 : 0;
+    return count;
 }
 
 int transfer(frontend::Blkfront& front, frontend::Op op, uint64_t sector, std::string& data) {

@@ -19,7 +19,8 @@ namespace ringback::test {
 class Daemon {
   public:
     // `configuration` is TOML for blkbackd.
-    explicit Daemon(const CoreProcess& core, const std::string& configuration = "");
+    explicit Daemon(const CoreProcess& core, const std::string& configuration = "",
+                    std::string worker_program = RINGBACK_WORKER);
     ~Daemon();
     Daemon(const Daemon&) = delete;
     Daemon& operator=(const Daemon&) = delete;
@@ -27,6 +28,9 @@ class Daemon {
     // Ends blkbackd alone (its workers go on) and starts it again.
     void stop();
     void start();
+    // Waits until blkbackd ends by itself; its exit status.
+    [[nodiscard]] int wait_exit();
+    [[nodiscard]] pid_t pid() const { return pid_; }
     [[nodiscard]] const std::string& directory() const { return directory_; }
     [[nodiscard]] std::string socket() const { return directory_ + "/blkbackd.sock"; }
     // The answer, whatever it says.
@@ -43,13 +47,15 @@ class Daemon {
 
     std::string directory_;
     std::string configuration_;
+    std::string worker_program_;
     pid_t group_ = -1;   // leads the process group and ends it when the test is gone
     UniqueFd alive_;     // its other end tells the group's leader that the test is there
     pid_t pid_ = -1;
 };
 
 struct DiskBed {
-    explicit DiskBed(const std::string& configuration = "", xen::embedded::DomainSpec spec = {});
+    explicit DiskBed(const std::string& configuration = "", xen::embedded::DomainSpec spec = {},
+                     const std::string& worker_program = RINGBACK_WORKER);
 
     // A sparse file of this size in the test's directory.
     [[nodiscard]] std::string file(const std::string& name, uint64_t bytes = 1U << 20) const;
@@ -65,6 +71,35 @@ struct DiskBed {
     Daemon daemon;
     xen::embedded::Toolstack& xl = t.toolstack;
     xen::embedded::StoreClient& store = t.toolstack.store();
+};
+
+// Another guest with a disk that has to go on, whatever happens to the first one's.
+class Neighbour {
+  public:
+    explicit Neighbour(DiskBed& bed);
+    void check() const;
+    [[nodiscard]] uint16_t domid() const { return domid_; }
+
+  private:
+    uint16_t domid_;
+    std::unique_ptr<frontend::Blkfront> front_;
+};
+
+// Standard error of this process and of those it starts, kept to be looked at. Shown when it goes.
+class CapturedLog {
+  public:
+    CapturedLog();
+    ~CapturedLog();
+    CapturedLog(const CapturedLog&) = delete;
+    CapturedLog& operator=(const CapturedLog&) = delete;
+
+    [[nodiscard]] std::string text() const;
+    // How many lines hold this.
+    [[nodiscard]] size_t lines(const std::string& part) const;
+
+  private:
+    UniqueFd former_;
+    UniqueFd file_;
 };
 
 // One request through the frontend's ring; its status.
