@@ -64,8 +64,14 @@ std::string guest_of(uint32_t process) {
     const Guest own{"own" + std::to_string(process), {}};
     for (unsigned turn = 0; turn < kNics; ++turn) {
         const unsigned nic = static_cast<unsigned>(random() % kNics);
-        const auto granted = pool.value().allocate(named(guest_of(process)), nic);
-        tell({process, nic, granted.ok() ? granted.value().lease.mac.value : 0, 0, granted.ok() ? 0U : 1U});
+        auto granted = pool.value().allocate(named(guest_of(process)), nic);
+        // How long a cluster that is short of a member and of CPU takes is no verdict on the pool: it may say
+        // so, and is asked again.
+        while (!granted.ok() && (granted.error().code == EAGAIN || granted.error().code == EBUSY)) {
+            granted = pool.value().allocate(named(guest_of(process)), nic);
+        }
+        tell({process, nic, granted.ok() ? granted.value().lease.mac.value : 0, 0,
+              granted.ok() ? 0U : static_cast<uint32_t>(granted.error().code)});
         // Released addresses go through the queue while others draw.
         const auto passing = pool.value().allocate(own, 0);
         if (passing.ok() && !pool.value().release(passing.value().lease.mac).ok())
@@ -106,7 +112,8 @@ TEST_CASE("64 processes allocate at once and are killed at random") {
     uint64_t errors = 0;
     const auto read_all = [&] {
         for (Told line{}; ::read(crowd.read_end.get(), &line, sizeof line) == sizeof line; ++lines) {
-            errors += line.error;
+            if (line.error != 0) UNSCOPED_INFO("process " << line.process << ": errno " << line.error);
+            errors += line.error != 0 ? 1 : 0;
             if (line.error != 0 || line.mac == 0) continue;
             const auto [known, fresh] = told.try_emplace({guest_of(line.process), line.nic}, line.mac);
             REQUIRE(known->second == line.mac);  // the same guest and NIC: the same for ever
