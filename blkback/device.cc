@@ -25,6 +25,10 @@ constexpr milliseconds kStoreTroublePause{1000};
 // The guest's own former life may still hold the image while it reboots.
 constexpr milliseconds kLockPatience{2000};
 constexpr milliseconds kLockPause{50};
+// A dead worker's requests end when the storage has done them; there is no sense in giving up before.
+constexpr milliseconds kFencePause{1};
+constexpr unsigned kQuickFenceTries = 100;
+constexpr milliseconds kPortPatience{5000};
 constexpr int kMaxSteps = 32;
 
 // xen/io/blkif.h: `info`.
@@ -122,6 +126,8 @@ Device::Device(Surroundings& surroundings, xen::DeviceId id, bool adopted)
 
 Device::~Device() {
     stop_retrying();
+    around_.recoveries.leave(id_);
+    if (connect_retry_) around_.loop.cancel(*connect_retry_);
     if (timer_) around_.loop.cancel(*timer_);
     if (!frontend_watch_.empty()) around_.store.unwatch(frontend_watch_, id_.text());
 }
@@ -194,6 +200,7 @@ bool Device::gather() {
     view_.close_overdue = closing_since_ && Clock::now() >= *closing_since_ + kClosePatience;
     view_.broken = broken_;
     view_.announced = announced_;
+    view_.owed = owed_;
     view_.image = image_;
     view_.ring = ring_;
 
@@ -323,9 +330,7 @@ void Device::adopt() {
 void Device::finish_adoption(const Answer& answer) {
     if (answer.error != 0) {
         image_ = ImagePhase::closed;
-        const bool was_serving = xen::read_state(around_.store, directory_) == XenbusState::connected;
-        if (was_serving) fail_image("the worker that served this disk is gone");
-        return;
+        return take_over_from_the_dead();
     }
     log::notice("{}: adopted from an earlier supervisor", id_.text());
     if (answer.stats.connected != 0) {
@@ -334,6 +339,7 @@ void Device::finish_adoption(const Answer& answer) {
         const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
         if (offer) connected_ = offer.value();
     }
+    recoveries_ = answer.stats.recoveries;
     if (answer.stats.failed != 0) connection_failed(answer.message.str());
     direct_ = answer.stats.direct != 0;
     if (const auto target = find_target()) {
@@ -349,6 +355,25 @@ void Device::finish_adoption(const Answer& answer) {
     }
 }
 
+// Supervisor and worker are gone, both. What there is of the disk is its nodes and its journal.
+void Device::take_over_from_the_dead() {
+    const XenbusState state = xen::read_state(around_.store, directory_);
+    if (state != XenbusState::connected && state != XenbusState::closing) return;
+    if (::access(journal_path().c_str(), F_OK) != 0) {
+        if (state == XenbusState::connected) fail_image("the worker that served this disk is gone, and its journal too");
+        return;
+    }
+    // A frontend that is in Initialised now has offered new rings since, perhaps under the same references.
+    const XenbusState frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
+    const auto offer = read_offer(around_.store, frontend_, kMaxQueues, around_.config.persistent_grants);
+    if (frontend != XenbusState::initialised && offer) {
+        connected_ = offer.value();
+        announced_ = owed_ = true;
+    }
+    image_ = ImagePhase::open;
+    worker_lost("it ended while there was no blkbackd");
+}
+
 std::string Device::journal_path() const {
     return fmt::format("{}/{}-{}-{}.journal", around_.config.journal_directory(), id_.domid, id_.kind, id_.devid);
 }
@@ -362,7 +387,18 @@ Result<UniqueFd> Device::create_journal() const {
     return fd;
 }
 
+Result<UniqueFd> Device::dead_workers_journal() const {
+    const std::string path = journal_path();
+    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+    if (!fd) return os_error("open the journal " + path);
+    return fd;
+}
+
 void Device::open_image() {
+    if (successor_ && !around_.recoveries.begin(id_, Clock::now())) {  // another of the guest's disks first
+        image_ = ImagePhase::opening;
+        return open_later(kLockPause);
+    }
     read_description();
     if (const auto opened = try_open(); !opened) fail_image(opened.error().message);
 }
@@ -381,8 +417,8 @@ Result<void> Device::try_open() {
     OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_, nullptr}));
     why_buffered_ = file.why_buffered;
     direct_ = file.direct;
-    if (!direct_ && !opening_since_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
-    UniqueFd journal = TRY(create_journal());
+    if (!direct_ && !opening_since_ && !successor_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
+    UniqueFd journal = TRY(successor_ ? dead_workers_journal() : create_journal());
     image_ = ImagePhase::opening;
     if (!opening_since_) opening_since_ = Clock::now();
     const auto fill = [&](Message& message) {
@@ -392,6 +428,7 @@ Result<void> Device::try_open() {
         message.body.attach.writable = writable_ ? 1 : 0;
         message.body.attach.direct = direct_ ? 1 : 0;
         message.body.attach.discard = discard_wanted_ ? 1 : 0;
+        message.body.attach.recover = successor_ ? 1 : 0;
     };
     request(MessageType::attach, fill, {std::move(file.fd), std::move(journal)},
             [this](const Answer& answer) { attached(answer); });
@@ -416,18 +453,22 @@ void Device::attached(const Answer& answer) {
     }
     if (answer.error != 0) {
         if (unwanted) return image_closed();
+        if (successor_ && answer.error == ECONNRESET) return;  // worker_lost() comes next
+        if (successor_ && answer.error == EBUSY) return open_later(++fence_tries_ < kQuickFenceTries ? kFencePause : kLockPause);
         const bool locked = answer.error == EBUSY && opening_since_ && Clock::now() < *opening_since_ + kLockPatience;
-        return locked ? open_later() : fail_image(answer.message.str());
+        return locked ? open_later(kLockPause) : fail_image(answer.message.str());
     }
     geometry_ = answer.geometry;
     image_ = ImagePhase::open;
     error_.clear();
-    if (unwanted) close_image();
+    successor_ = false;
+    if (unwanted) return close_image();
+    if (!owed_) end_recovery();
 }
 
 // Somebody has the image locked. The waiting is done here and not in the worker, which serves other disks.
-void Device::open_later() {
-    lock_retry_ = around_.loop.after(kLockPause, [this] {
+void Device::open_later(milliseconds delay) {
+    lock_retry_ = around_.loop.after(delay, [this] {
         lock_retry_.reset();
         open_image();
         around_.look_again(id_);
@@ -442,6 +483,8 @@ void Device::stop_retrying() {
 void Device::fail_image(const std::string& why) {
     stop_retrying();
     image_ = ImagePhase::failed;
+    owed_ = successor_ = false;
+    end_recovery();
     error_ = why;
     (void)::unlink(journal_path().c_str());
     log_guest("{}", why);
@@ -463,31 +506,63 @@ void Device::close_image() {
 
 void Device::image_closed() {
     image_ = ImagePhase::closed;
+    owed_ = successor_ = false;
+    end_recovery();
     if (::unlink(journal_path().c_str()) != 0 && errno != ENOENT) {
         log_guest("{}", os_error("remove the journal " + journal_path()).message);
     }
 }
 
+// A dead worker's rings, if the frontend still means them; or what it offers now.
+Result<Connect> Device::wanted_rings() const {
+    if (owed_ && view_.frontend != XenbusState::initialised) return connected_;
+    return read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+}
+
 void Device::connect() {
-    const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+    const auto offer = wanted_rings();
     if (!offer) return connection_failed(offer.error().message);
     offer_ = offer.value();
+    // In Initialised again, or with other rings: resumed while the worker was dead. That kernel asks for everything anew.
+    if (view_.frontend == XenbusState::initialised && (frontend_moved_on_ || !same_rings(offer_, connected_))) owed_ = false;
+    if (!owed_) announced_ = false;
     ring_ = RingPhase::connecting;
-    announced_ = false;
-    request(MessageType::connect, [this](Message& message) { message.body.connect = offer_; }, {},
-            [this](const Answer& answer) {
-                if (answer.error != 0) {
-                    ring_ = RingPhase::none;
-                    return connection_failed(answer.message.str());
-                }
-                ring_ = RingPhase::connected;
-                connected_ = offer_;
-                frontend_moved_on_ = false;
-                error_.clear();
-                log_step("{} queue{} of {} page{}, {}", connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
-                         1U << connected_.ring_order, connected_.ring_order == 0 ? "" : "s",
-                         connected_.persistent != 0 ? "persistent grants" : "grant copy");
+    send_connect();
+}
+
+void Device::send_connect() {
+    const Clock::time_point since = Clock::now();
+    const auto fill = [this](Message& message) { message.body.connect = offer_; };
+    const MessageType type = owed_ ? MessageType::reconnect : MessageType::connect;
+    request(type, fill, {}, [this, since](const Answer& answer) {
+        if (answer.error == EAGAIN && owed_ && (!lost_at_ || since < *lost_at_ + kPortPatience)) {
+            connect_retry_ = around_.loop.after(kFencePause, [this] {
+                connect_retry_.reset();
+                send_connect();
             });
+            return;
+        }
+        if (answer.error != 0) ring_ = RingPhase::none;
+        if (answer.error == ECONNRESET) {  // worker_lost() comes next
+            if (!owed_) frontend_moved_on_ = false;
+            connected_ = offer_;
+            owed_ = true;
+            return;
+        }
+        if (answer.error != 0) return connection_failed(answer.message.str());
+        ring_ = RingPhase::connected;
+        connected_ = offer_;
+        error_.clear();
+        if (owed_) {  // recovered() comes when all is answered
+            owed_ = false;
+            return;
+        }
+        frontend_moved_on_ = false;
+        end_recovery();
+        log_step("{} queue{} of {} page{}, {}", connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
+                 1U << connected_.ring_order, connected_.ring_order == 0 ? "" : "s",
+                 connected_.persistent != 0 ? "persistent grants" : "grant copy");
+    });
 }
 
 void Device::disconnect() {
@@ -506,11 +581,43 @@ void Device::connection_failed(const std::string& why) {
 }
 
 void Device::worker_lost(const std::string& why) {
+    if (connect_retry_) around_.loop.cancel(*connect_retry_);
+    connect_retry_.reset();
+    const bool connected = ring_ == RingPhase::connected;
     ring_ = RingPhase::none;
-    if (image_ == ImagePhase::open || image_ == ImagePhase::opening) {
-        fail_image(fmt::format("the worker of domain {} is gone: {}", id_.domid, why));
-    }
+    const bool first_opening = image_ == ImagePhase::opening && !successor_ && !lock_retry_;
+    const bool had_image = image_ == ImagePhase::open || (image_ == ImagePhase::opening && successor_);
     around_.look_again(id_);
+    if (first_opening || (had_image && broken_)) {
+        return fail_image(fmt::format("the worker of domain {} is gone: {}", id_.domid, why));
+    }
+    if (!had_image) return;
+    owed_ = owed_ || connected;
+    successor_ = true;
+    if (!lost_at_) lost_at_ = Clock::now();
+    if (!around_.recoveries.enter(id_, Clock::now())) {
+        return fail_image(fmt::format("{} workers died of this disk, the last one: {}", Recoveries::kMaxStrikes, why));
+    }
+    stop_retrying();
+    image_ = ImagePhase::opening;
+    fence_tries_ = 0;
+    const milliseconds pause = around_.recoveries.pause(id_);
+    if (pause > milliseconds(0)) return open_later(pause);
+    open_image();
+}
+
+void Device::recovered(const Answer& answer) {
+    if (ring_ != RingPhase::connected || !lost_at_) return;
+    recoveries_ = answer.stats.recoveries;
+    last_pause_ = std::chrono::duration_cast<milliseconds>(Clock::now() - *lost_at_);
+    log_step("a new worker has taken over after {} ms; {} requests were done again in {} recoveries", last_pause_.count(),
+             answer.stats.replayed, answer.stats.recoveries);
+    end_recovery();
+}
+
+void Device::end_recovery() {
+    around_.recoveries.leave(id_);
+    lost_at_.reset();
 }
 
 void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) {

@@ -23,6 +23,7 @@
 #include "blkback/config.h"
 #include "blkback/handshake.h"
 #include "blkback/policy.h"
+#include "blkback/recoveries.h"
 #include "runtime/event_loop.h"
 #include "blkback/worker_process.h"
 #include "hypervisor/store.h"
@@ -39,6 +40,7 @@ struct Surroundings {
     EventLoop& loop;
     xen::Store& store;
     WorkerPool& workers;
+    Recoveries& recoveries;
     const Config& config;
     PathRules rules;
     xen::Domid own_domid = 0;
@@ -66,7 +68,9 @@ class Device {
 
     // The image, which is being opened, names another file in its header.
     [[nodiscard]] Result<OpenedFile> open_named(const std::string& name, bool writable);
+    // Its process is gone. A disk that was open is handed to a successor; its state in the store stays what it is.
     void worker_lost(const std::string& why);
+    void recovered(const Answer& answer);
     void connection_failed(const std::string& why);
     // The file grew (or shall, to `bytes`, when not 0); tells the worker, then the frontend.
     void resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done);
@@ -85,6 +89,10 @@ class Device {
     [[nodiscard]] ImagePhase image() const { return image_; }
     [[nodiscard]] RingPhase ring() const { return ring_; }
     [[nodiscard]] const GeometryMessage& geometry() const { return geometry_; }
+    // How often a worker took over this attachment's rings, and how long the latest death kept the frontend waiting.
+    [[nodiscard]] uint64_t recoveries() const { return recoveries_; }
+    [[nodiscard]] std::chrono::milliseconds last_pause() const { return last_pause_; }
+    [[nodiscard]] bool recovering() const { return successor_ || owed_; }
     [[nodiscard]] bool writable() const { return writable_; }
     [[nodiscard]] bool direct() const { return direct_; }
     [[nodiscard]] uint16_t queues() const { return ring_ == RingPhase::connected ? connected_.queue_count : uint16_t{0}; }
@@ -97,11 +105,15 @@ class Device {
     void act(Action action);
     void adopt();
     void finish_adoption(const Answer& answer);
+    void take_over_from_the_dead();
+    [[nodiscard]] Result<Connect> wanted_rings() const;
+    void send_connect();
+    void end_recovery();
     void open_image();
     [[nodiscard]] Result<Target> find_target() const;
     [[nodiscard]] Result<void> try_open();
     void attached(const Answer& answer);
-    void open_later();
+    void open_later(std::chrono::milliseconds delay);
     void stop_retrying();
     void close_image();
     void image_closed();
@@ -117,6 +129,7 @@ class Device {
     [[nodiscard]] bool kernel_holds() const;
     [[nodiscard]] std::string journal_path() const;
     [[nodiscard]] Result<UniqueFd> create_journal() const;
+    [[nodiscard]] Result<UniqueFd> dead_workers_journal() const;
 
     // Lines that a guest can cause: complaints, and its own walk through the states.
     template <typename... Args>
@@ -169,6 +182,13 @@ class Device {
     std::optional<Clock::time_point> closing_since_;
     std::optional<EventLoop::Timer> timer_;
     std::optional<EventLoop::Timer> lock_retry_;  // the image is opening, and nothing is asked of the worker
+    std::optional<EventLoop::Timer> connect_retry_;
+    bool successor_ = false;  // the image is a dead worker's: with its journal
+    bool owed_ = false;       // its rings were connected: go on with them, not anew
+    unsigned fence_tries_ = 0;
+    std::optional<Clock::time_point> lost_at_;
+    uint64_t recoveries_ = 0;
+    std::chrono::milliseconds last_pause_{0};
     uint32_t pending_ = 0;  // replies that will still call into this object
     LogLimiter complaints_;
     LogLimiter steps_{40};

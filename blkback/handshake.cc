@@ -84,6 +84,11 @@ Action from_closing(const View& view) {
         case State::initialised:
         case State::connected:
         case State::closing:
+            // It closes when it has its answers.
+            if (view.owed && !unusable(view) && !view.close_overdue && view.image == ImagePhase::open &&
+                view.ring == RingPhase::none && view.frontend != State::init_wait) {
+                return Action::connect;
+            }
             // A frontend that closes of its own will may take the time its guest needs.
             if (view.online && view.frontend == State::closing && !unusable(view)) return Action::none;
             return view.close_overdue ? dismantle(view, Action::publish_closed) : Action::none;

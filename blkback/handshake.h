@@ -14,6 +14,7 @@
 //   - A frontend that is Initialised again while we are Connected has new rings (resume): reconnect, stay Connected.
 //   - Closed means that nothing is held: rings unmapped, image closed, locks dropped. So does a vanished directory.
 //   - online=0 with Closing is the toolstack taking the device away. A frontend that is up gets a bounded time.
+//   - A worker's death changes no state: its rings are taken over as soon as the image is open again.
 //   - Our own directory is the toolstack's to delete.
 #pragma once
 
@@ -38,6 +39,7 @@ struct View {
     bool renewed = false;            // the frontend offers other rings than the connected ones
     bool broken = false;             // the frontend or the worker made this connection unusable
     bool announced = false;          // Connected was written after the rings were last connected
+    bool owed = false;               // a dead worker's rings are to be taken over
     ImagePhase image = ImagePhase::closed;
     RingPhase ring = RingPhase::none;
 };

@@ -46,6 +46,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
         {.on_lost =
              [&self](xen::Domid domid, const std::string& why) {
                  log::error("the worker of domain {} is gone: {}", domid, why);
+                 self.recoveries_.worker_died(domid, Recoveries::Clock::now());
                  for (auto& [id, device] : self.devices_) {
                      if (id.domid == domid) device->worker_lost(why);
                  }
@@ -54,6 +55,11 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
              [&self](const xen::DeviceId& id, const std::string& why) {
                  const auto found = self.devices_.find(id);
                  if (found != self.devices_.end()) found->second->connection_failed(why);
+             },
+         .on_recovered =
+             [&self](const xen::DeviceId& id, const Answer& answer) {
+                 const auto found = self.devices_.find(id);
+                 if (found != self.devices_.end()) found->second->recovered(answer);
              },
          .on_present =
              [&self](const xen::DeviceId& id) {
@@ -93,6 +99,7 @@ Supervisor::Supervisor(EventLoop& loop, const Config& config, xen::Store store)
       around_{.loop = loop,
               .store = store_,
               .workers = workers_,
+              .recoveries = recoveries_,
               .config = config,
               .rules = {config.allow, config.deny},
               .look_again = [this](const xen::DeviceId& id) { dirty_.insert(id); },
@@ -166,9 +173,10 @@ void Supervisor::remove_stale_journals() {
     if (!listing) return;
     while (const dirent* entry = ::readdir(listing.get())) {
         const std::string name = entry->d_name;
-        if (!name.ends_with(".journal")) continue;
+        if (!name.ends_with(".journal") && !name.ends_with(".worker")) continue;
         const bool wanted = std::any_of(dirty_.begin(), dirty_.end(), [&](const xen::DeviceId& id) {
-            return name == fmt::format("{}-{}-{}.journal", id.domid, id.kind, id.devid);
+            return name == fmt::format("{}-{}-{}.journal", id.domid, id.kind, id.devid) ||
+                   name == fmt::format("{}.worker", id.domid);
         });
         if (!wanted) (void)::unlink((directory + "/" + name).c_str());
     }

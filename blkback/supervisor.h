@@ -80,6 +80,7 @@ class Supervisor {
     UniqueFd lock_;
     xen::Store store_;
     WorkerPool workers_;
+    Recoveries recoveries_;
     ControlServer control_;
     Surroundings around_;
     std::string backend_root_;          // /local/domain/<own>/backend/

@@ -40,6 +40,8 @@ nlohmann::json counters(const Stats& stats) {
             {"poll_hits", stats.poll_hits},
             {"poll_misses", stats.poll_misses},
             {"in_flight", stats.in_flight},
+            {"recoveries", stats.recoveries},
+            {"replayed", stats.replayed},
             {"sync_failed", stats.sync_failed != 0}};
 }
 
@@ -117,6 +119,9 @@ nlohmann::json Supervisor::describe(const Device& device) const {
         disk["queues"] = device.queues();
         disk["persistent_grants"] = device.persistent();
     }
+    disk["recoveries"] = device.recoveries();
+    if (device.recoveries() > 0) disk["last_pause_ms"] = device.last_pause().count();
+    if (device.recovering()) disk["recovering"] = true;
     if (!device.error().empty()) disk["error"] = device.error();
     return disk;
 }

@@ -49,6 +49,17 @@ std::string read_file(const std::string& path) {
     return text.str();
 }
 
+// A number is given to another process after a while; together with its start it is not.
+std::string life_of(pid_t pid) {
+    const std::string stat = read_file(fmt::format("/proc/{}/stat", pid));
+    std::istringstream fields(stat.substr(std::min(stat.rfind(')') + 1, stat.size())));
+    std::string state, field;
+    fields >> state;
+    for (int i = 0; i < 19; ++i) fields >> field;  // starttime, the 22nd
+    const bool dead = state == "Z" || state == "X";  // nobody has asked for its end yet
+    return fields && !dead ? fmt::format("{} {}", pid, field) : std::string{};
+}
+
 std::string link_target(const std::string& path) {
     std::array<char, PATH_MAX> buffer{};
     const ssize_t length = ::readlink(path.c_str(), buffer.data(), buffer.size());
@@ -70,6 +81,7 @@ WorkerPool::~WorkerPool() {
     for (auto& [fd, child] : children_) loop_.forget(fd);
     for (auto& [domid, worker] : workers_) {
         if (worker->channel) loop_.forget(worker->channel.fd());
+        if (!worker->why_lost.empty() && worker->process) loop_.forget(worker->process.get());
     }
     if (listener_) loop_.forget(listener_.get());
 }
@@ -138,7 +150,8 @@ void WorkerPool::greet(int fd) {
         return;
     }
     auto waiting = workers_.find(domid);
-    const bool second = waiting != workers_.end() && (waiting->second->channel || is_not_child(*waiting->second, pid));
+    const bool second = waiting != workers_.end() && (waiting->second->channel || !waiting->second->why_lost.empty() ||
+                                                      is_not_child(*waiting->second, pid));
     if (waiting == workers_.end() || second) {
         if (second || !events_.on_unexpected(domid)) {
             if (complaints_.allow()) {
@@ -158,6 +171,8 @@ void WorkerPool::greet(int fd) {
     loop_.cancel(worker.deadline);
     worker.channel = std::move(channel);
     worker.pid = pid;
+    worker.process.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    record(worker);
     if (!loop_.watch(worker.channel.fd(), EPOLLIN, [this, domid](uint32_t events) {
             if ((events & EPOLLOUT) != 0) {
                 const auto writer = workers_.find(domid);
@@ -319,6 +334,8 @@ void WorkerPool::receive(xen::Domid domid) {
         } else if (message.type == MessageType::device_failed) {
             const xen::DeviceId id{message.kind.str(), domid, message.devid};
             events_.on_device_failed(id, message.body.answer.message.str());
+        } else if (message.type == MessageType::recovered) {
+            events_.on_recovered({message.kind.str(), domid, message.devid}, message.body.answer);
         } else if (message.type == MessageType::present) {
             // Said after a hello. What is adopted asks for itself; only what nobody expects is of interest.
             if (worker.open.size() > kMaxQueued) return lose(domid, "it has more disks than there can be");
@@ -358,16 +375,33 @@ bool WorkerPool::hand_over(Worker& worker, const Message& asked) {
 
 void WorkerPool::lose(xen::Domid domid, std::string why) {
     const auto found = workers_.find(domid);
-    if (found == workers_.end()) return;
+    if (found == workers_.end() || !found->second->why_lost.empty()) return;
+    Worker& worker = *found->second;
+    worker.why_lost = why.empty() ? "it is gone" : std::move(why);
+    loop_.cancel(worker.deadline);
+    if (worker.channel) loop_.forget(worker.channel.fd());
+    worker.channel.close();
+    worker.queue.clear();
+    if (!worker.process) return lost(domid);
+    (void)::syscall(SYS_pidfd_send_signal, worker.process.get(), SIGKILL, nullptr, 0);
+    if (!loop_.watch(worker.process.get(), EPOLLIN, [this, domid](uint32_t) { lost(domid); })) lost(domid);
+}
+
+// Its process is gone (or was never seen).
+void WorkerPool::lost(xen::Domid domid) {
+    const auto found = workers_.find(domid);
+    INVARIANT(found != workers_.end());
     const std::unique_ptr<Worker> worker = std::move(found->second);
     workers_.erase(found);
-    loop_.cancel(worker->deadline);
-    if (worker->channel) loop_.forget(worker->channel.fd());
-    worker->channel.close();
-    end_process(*worker);
-    const Answer answer = failed_answer(ECONNRESET, fmt::format("the worker of domain {} is gone: {}", domid, why));
+    if (worker->process) loop_.forget(worker->process.get());
+    (void)::unlink(record_path(domid).c_str());
+    const Answer answer =
+        failed_answer(ECONNRESET, fmt::format("the worker of domain {} is gone: {}", domid, worker->why_lost));
     for (auto& [id, reply] : worker->open) reply(answer);
-    events_.on_lost(domid, why);
+    events_.on_lost(domid, worker->why_lost);
+    // A successor's start restarts the unit; two commands for one unit would overtake each other.
+    const bool succeeded = workers_.contains(domid) && config_.worker_start == WorkerStart::systemd;
+    if (!succeeded) end_process(*worker);
 }
 
 void WorkerPool::end_process(const Worker& worker) {
@@ -380,9 +414,27 @@ void WorkerPool::end_process(const Worker& worker) {
     if (worker.ours && worker.pid != 0 && ::waitpid(worker.pid, nullptr, WNOHANG) == 0) ::kill(worker.pid, SIGKILL);
 }
 
+std::string WorkerPool::record_path(xen::Domid domid) const {
+    return fmt::format("{}/{}.worker", config_.journal_directory(), domid);
+}
+
+// Without the file nothing is wrong: a worker is then waited for as long as one that may be alive.
+void WorkerPool::record(const Worker& worker) const {
+    std::ofstream(record_path(worker.domid), std::ios::trunc) << life_of(worker.pid) << '\n';
+}
+
+bool WorkerPool::known_dead(xen::Domid domid) const {
+    std::ifstream file(record_path(domid));
+    std::string life;
+    if (!std::getline(file, life) || life.empty()) return false;
+    const pid_t pid = static_cast<pid_t>(std::strtol(life.c_str(), nullptr, 10));
+    return pid > 0 && life_of(pid) != life;
+}
+
 void WorkerPool::expect(xen::Domid domid, milliseconds patience) {
+    if (!workers_.contains(domid) && known_dead(domid)) return;
     auto& worker = workers_[domid];
-    if (worker && (worker->channel || worker->ours)) return;
+    if (worker && (worker->channel || worker->ours || !worker->why_lost.empty())) return;
     if (worker && worker->deadline.first >= EventLoop::Clock::now() + patience) return;
     if (worker) loop_.cancel(worker->deadline);
     if (!worker) worker = std::make_unique<Worker>();
@@ -406,6 +458,12 @@ void WorkerPool::quit(xen::Domid domid) {
     const std::unique_ptr<Worker> worker = std::move(found->second);
     workers_.erase(found);
     loop_.cancel(worker->deadline);
+    (void)::unlink(record_path(domid).c_str());
+    if (!worker->why_lost.empty()) {  // ended already
+        if (worker->process) loop_.forget(worker->process.get());
+        end_process(*worker);
+        return;
+    }
     if (!worker->channel) {
         end_process(*worker);
         return;

@@ -7,7 +7,11 @@
 // the process must be in the control group of blkback-worker@<domid>.service, as a child it must run our worker program.
 //
 // Requests are answered in any order, matched by their id. A worker that dies, or says anything the protocol does not
-// have, is ended: each open request is answered with ECONNRESET, then `on_lost` is told once.
+// have, is ended, and waited for: only when the kernel says that its process is gone is each open request answered with
+// ECONNRESET and `on_lost` told, once. Its successor gets journals that nobody else has mapped any more.
+//
+// Which process is a guest's worker stands in a file beside the journals, so that a new supervisor does not wait for one
+// that died with the old.
 //
 // Thread: the supervisor's.
 #pragma once
@@ -45,6 +49,8 @@ class WorkerPool {
     struct Events {
         std::function<void(xen::Domid, const std::string& why)> on_lost;
         std::function<void(const xen::DeviceId&, const std::string& why)> on_device_failed;
+        // What a dead worker owed to this device's frontend is answered.
+        std::function<void(const xen::DeviceId&, const Answer&)> on_recovered;
         // A device that the worker of an earlier supervisor still has.
         std::function<void(const xen::DeviceId&)> on_present;
         // A worker that outlived an earlier supervisor, or one nobody waits for; true: it is wanted.
@@ -64,7 +70,7 @@ class WorkerPool {
     // inside this call.
     void request(xen::Domid domid, Message message, Descriptors descriptors, Reply reply);
     // Waits for a worker of an earlier supervisor to find us, without starting one. on_lost after `patience` (the longest
-    // that was asked for).
+    // that was asked for). Not for one that is known to be dead.
     void expect(xen::Domid domid, std::chrono::milliseconds patience);
     [[nodiscard]] bool connected(xen::Domid domid) const;
     [[nodiscard]] pid_t pid(xen::Domid domid) const;  // 0: none
@@ -81,6 +87,8 @@ class WorkerPool {
         Channel channel;
         pid_t pid = 0;
         bool ours = false;  // started by this supervisor (not adopted)
+        UniqueFd process;   // pidfd, once it said hello
+        std::string why_lost;  // not empty: it is ended, and its process not gone yet
         EventLoop::Timer deadline{};
         uint64_t next_id = 1;
         std::deque<Queued> queue;
@@ -103,7 +111,11 @@ class WorkerPool {
     void receive(xen::Domid domid);
     [[nodiscard]] bool hand_over(Worker& worker, const Message& asked);
     void lose(xen::Domid domid, std::string why);
+    void lost(xen::Domid domid);
     void end_process(const Worker& worker);
+    [[nodiscard]] std::string record_path(xen::Domid domid) const;
+    void record(const Worker& worker) const;
+    [[nodiscard]] bool known_dead(xen::Domid domid) const;
 
     EventLoop& loop_;
     const Config& config_;

@@ -14,6 +14,10 @@
 //                                        EBUSY: somebody has the image locked. The worker does not wait for locks,
 //                                        as its guest's other disks would wait with it: ask again.
 //   sup    -> connect                    map these rings, bind these ports, serve -> answer
+//   sup    -> reconnect                  the same after a worker's death: what the journal says was taken is done, what
+//                                        was answered and not published is published -> answer. EAGAIN: a port is not
+//                                        free yet, ask again
+//   worker -> recovered                  everything that the former worker owed is answered
 //   sup    -> disconnect                 stop taking, finish and answer everything, unmap, unbind -> answer
 //   sup    -> resize  (the file grew)    look at the size again                   -> answer: geometry
 //   sup    -> stats                      -> answer: counters
@@ -38,7 +42,7 @@
 
 namespace ringback::blk {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 inline constexpr size_t kMaxQueues = 16;
 inline constexpr uint32_t kMaxSegments = 256;  // feature-max-indirect-segments
 inline constexpr size_t kMaxRingOrder = 4;
@@ -62,6 +66,8 @@ enum class MessageType : uint16_t {
     device_failed,
     quit,
     answer,
+    reconnect,
+    recovered,
 };
 
 using Abi = xen::blkif::Abi;
@@ -94,6 +100,7 @@ struct Attach {            // descriptors: [0] image file, [1] journal
     uint8_t writable;
     uint8_t direct;
     uint8_t discard;       // may be offered
+    uint8_t recover;       // the journal is a dead worker's: keep it
 };
 
 struct QueueParameters {
@@ -120,6 +127,7 @@ struct Stats {
     uint64_t persistent_maps, persistent_unmaps;
     uint64_t reactor_enters, reactor_sleeps, poll_hits, poll_misses;
     uint64_t in_flight;
+    uint64_t recoveries, replayed;  // of this attachment: workers that took over, requests they did again
     uint8_t connected;
     uint8_t failed;            // the ring is broken: connected, but served no more. Why: the answer's message
     uint8_t sync_failed;

@@ -58,6 +58,13 @@ class BackRing {
         rsp_prod_ = published_ = req_cons_ = load(header_->rsp_prod);
     }
 
+    // Takes up where a predecessor stood, who has taken up to req_cons and published up to rsp_prod.
+    void resume(uint32_t req_cons, uint32_t rsp_prod) {
+        INVARIANT(req_cons - rsp_prod <= entries());
+        rsp_prod_ = published_ = rsp_prod;
+        req_cons_ = req_cons;
+    }
+
     [[nodiscard]] uint32_t entries() const { return mask_ + 1; }
     [[nodiscard]] uint32_t req_cons() const { return req_cons_; }
     [[nodiscard]] uint32_t rsp_prod() const { return rsp_prod_; }

@@ -38,6 +38,11 @@ void print_disk(const nlohmann::json& disk) {
                    counters->value("sync_failed", false) ? "; A SYNC FAILED: writes are refused until it is reattached"
                                                          : "");
     }
+    if (disk.value("recoveries", uint64_t{0}) > 0) {
+        fmt::print("           {} worker(s) replaced; the latest pause was {} ms\n", disk.value("recoveries", uint64_t{0}),
+                   disk.value("last_pause_ms", int64_t{0}));
+    }
+    if (disk.value("recovering", false)) fmt::print("           a new worker is taking over\n");
     if (disk.contains("error")) fmt::print("           error: {}\n", disk.value("error", ""));
 }
 

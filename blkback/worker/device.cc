@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "blkback/worker/steps.h"
+
 namespace ringback::blk::worker {
 
 namespace {
@@ -34,6 +36,11 @@ Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Ima
     set_limits();
     teardown_.device = this;
     teardown_.run = [](Task& task) noexcept { static_cast<DeviceTask&>(task).device->teardown(); };
+    recovered_.device = this;
+    recovered_.run = [](Task& task) noexcept {
+        Device& device = *static_cast<DeviceTask&>(task).device;
+        if (device.callbacks_.recovered) device.callbacks_.recovered(device);
+    };
     grant_timer_.device = this;
     grant_timer_.on_complete = [](Completion& completion, int32_t, uint32_t) noexcept {
         static_cast<DeviceTimer&>(completion).device->on_grant_timer();
@@ -42,6 +49,7 @@ Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Ima
     disk_.owner = this;
     disk_.on_grants_mapped = [](DiskContext& disk) noexcept { disk.owner->arm_grant_timer(); };
     disk_.on_drained = [](DiskContext& disk) noexcept { disk.reactor.schedule(disk.owner->teardown_); };
+    disk_.on_replayed = [](DiskContext& disk) noexcept { disk.reactor.schedule(disk.owner->recovered_); };
     disk_.on_broken = [](DiskContext& disk, const char* reason) noexcept {
         Device& device = *disk.owner;
         if (!device.failure_.empty()) return;
@@ -50,7 +58,7 @@ Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Ima
     };
 }
 
-Device::~Device() { INVARIANT(rings_.empty() && !teardown_.scheduled && !disk_.grants_age); }
+Device::~Device() { INVARIANT(rings_.empty() && !teardown_.scheduled && !recovered_.scheduled && !disk_.grants_age); }
 
 void Device::set_limits() {
     disk_.limits = {.sectors = geometry().bytes / xen::blkif::kSectorSize,
@@ -58,7 +66,14 @@ void Device::set_limits() {
                     .discard = geometry().discard};
 }
 
-Result<void> Device::connect(const Connect& parameters) {
+Result<void> Device::connect(const Connect& parameters) { return serve(parameters, Start::fresh); }
+
+Result<void> Device::reconnect(const Connect& parameters) {
+    return serve(parameters, journal_.describes(parameters) && journal_is_used() ? Start::recover : Start::successor);
+}
+
+Result<void> Device::serve(const Connect& parameters, Start start) {
+    const bool recover = start == Start::recover;
     if (connected() || closing()) return os_error(EBUSY, "connect " + id_.text());
     if (parameters.queue_count == 0 || parameters.queue_count > kMaxQueues || parameters.ring_order > kMaxRingOrder ||
         parameters.abi > Abi::x86_64) {
@@ -78,15 +93,24 @@ Result<void> Device::connect(const Connect& parameters) {
         const QueueParameters& queue = parameters.queues[number];
         xen::GrantTable& grants = resources_.grants[number % resources_.grants.size()];
         mappings.push_back(TRY(grants.map(id_.domid, std::span(queue.ring_refs).first(pages), true)));
-        bound.ports.push_back(TRY(resources_.events.bind(id_.domid, queue.remote_port)));
+        auto port = resources_.events.bind(id_.domid, queue.remote_port);
+        // The kernel may still be letting go of the dead worker's end.
+        if (!port && start != Start::fresh) return Error{EAGAIN, port.error().message};
+        bound.ports.push_back(TRY(std::move(port)));
     }
 
-    TRY(journal_.begin(parameters));
+    const bool persistent = parameters.persistent != 0 && (!recover || journal_.persistent());
+    TRY(recover ? journal_.resume(parameters) : journal_.begin(parameters));
     std::vector<std::unique_ptr<Ring>> rings;
     for (uint16_t number = 0; number < parameters.queue_count; ++number) {
         rings.push_back(TRY(Ring::create(disk_, resources_.grants[number % resources_.grants.size()],
-                                         {number, parameters.abi, parameters.persistent != 0,
-                                          std::move(mappings[number]), bound.ports[number]})));
+                                         {number, parameters.abi, persistent, std::move(mappings[number]),
+                                          bound.ports[number], recover})));
+    }
+    if (recover) {
+        for (const auto& ring : rings) ring->recover();
+        journal_.count_recovery(disk_.replaying);
+        if (disk_.replaying == 0) resources_.reactor.schedule(recovered_);
     }
     journal_.connected();
     disk_.stopping = false;
@@ -117,7 +141,7 @@ void Device::teardown() {
     }
     if (!disk_.stopping || disk_.in_flight > 0) return;
     const bool busy = std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->scheduled(); });
-    if (busy || disk_.grants_age) return resources_.reactor.schedule(teardown_);
+    if (busy || recovered_.scheduled || disk_.grants_age) return resources_.reactor.schedule(teardown_);
     for (const auto& ring : rings_) {
         resources_.rings_by_port[ring->port()] = nullptr;
         resources_.events.unbind(ring->port());
@@ -178,6 +202,8 @@ Stats Device::stats() const {
     stats.poll_hits = reactor.poll_hits;
     stats.poll_misses = reactor.poll_misses;
     stats.in_flight = disk_.in_flight;
+    stats.recoveries = journal_.recoveries();
+    stats.replayed = journal_.replayed();
     for (const auto& ring : rings_) stats.persistent_grants += ring->grants_mapped();
     stats.connected = connected() ? 1 : 0;
     stats.failed = failure_.empty() ? 0 : 1;

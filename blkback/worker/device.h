@@ -34,6 +34,7 @@ class Device {
     struct Callbacks {
         std::function<void(Device&)> disconnected;                  // a drain has ended
         std::function<void(Device&, const std::string&)> failed;    // the frontend broke the protocol; once a connection
+        std::function<void(Device&)> recovered = {};                // what a dead worker owed is answered
     };
 
     Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Image> image, Journal journal, bool writable,
@@ -47,6 +48,9 @@ class Device {
     [[nodiscard]] bool draining() const { return disk_.stopping; }
     // Maps the rings and binds the ports; all of them or none.
     [[nodiscard]] Result<void> connect(const Connect& parameters);
+    // The same for rings that a dead worker served: goes on where the journal says it stopped, then says `recovered`. A
+    // journal that describes other rings, or none, owes these nothing. EAGAIN: a port is not free yet.
+    [[nodiscard]] Result<void> reconnect(const Connect& parameters);
     // Ends in Callbacks::disconnected, never from inside this call.
     void disconnect();
     // Not connected. Ends in `closed`, perhaps from inside this call, which may destroy the device.
@@ -68,6 +72,8 @@ class Device {
     struct ImageClosing : image::Closing {
         Device* device;
     };
+    enum class Start : uint8_t { fresh, successor, recover };
+    [[nodiscard]] Result<void> serve(const Connect& parameters, Start start);
     void teardown();
     void arm_grant_timer();
     void on_grant_timer();
@@ -83,6 +89,7 @@ class Device {
     DiskContext disk_;
     std::vector<std::unique_ptr<Ring>> rings_;
     DeviceTask teardown_;
+    DeviceTask recovered_;
     ImageClosing image_closing_;
     std::function<void(Device&)> closed_;
     DeviceTimer grant_timer_;

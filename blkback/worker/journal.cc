@@ -25,7 +25,7 @@ std::array<char, 40> boot_id() {
 
 }  // namespace
 
-Result<Journal> Journal::map(int fd, const xen::DeviceId& id) {
+Result<Journal> Journal::map_file(int fd, const xen::DeviceId& id) {
     struct stat status {};
     if (fstat(fd, &status) < 0) return os_error("stat the journal of " + id.text());
     if (!S_ISREG(status.st_mode) || status.st_size != static_cast<off_t>(kJournalBytes)) {
@@ -33,7 +33,11 @@ Result<Journal> Journal::map(int fd, const xen::DeviceId& id) {
     }
     void* memory = mmap(nullptr, kJournalBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED) return os_error("map the journal of " + id.text());
-    Journal journal(static_cast<std::byte*>(memory));
+    return Journal(static_cast<std::byte*>(memory));
+}
+
+Result<Journal> Journal::map(int fd, const xen::DeviceId& id) {
+    Journal journal = TRY(map_file(fd, id));
     JournalHeader& header = journal.header();
     header.magic = kJournalMagic;
     header.version = kJournalVersion;
@@ -41,6 +45,18 @@ Result<Journal> Journal::map(int fd, const xen::DeviceId& id) {
     header.boot_id = boot_id();
     header.kind = Text<16>(id.kind);
     header.devid = id.devid;
+    return journal;
+}
+
+Result<Journal> Journal::take_over(int fd, const xen::DeviceId& id) {
+    Journal journal = TRY(map_file(fd, id));
+    const JournalHeader& header = journal.header();
+    const auto boot = boot_id();
+    if (header.magic != kJournalMagic || header.version != kJournalVersion || header.domid != id.domid ||
+        header.kind.bytes != Text<16>(id.kind).bytes || header.devid != id.devid || header.boot_id != boot ||
+        boot[0] == '\0') {
+        return Error{EPROTO, "take over the journal of " + id.text() + ": it is not of this device, version and boot"};
+    }
     return journal;
 }
 
@@ -74,6 +90,34 @@ Result<void> Journal::make_pages(std::byte* start, size_t bytes) {
     const size_t length = reinterpret_cast<uintptr_t>(start) + bytes - first;
     if (madvise(reinterpret_cast<void*>(first), length, MADV_POPULATE_WRITE) == 0) return {};
     return os_error("make the pages of a request journal (is its tmpfs full?)");
+}
+
+bool Journal::describes(const Connect& connect) const {
+    const Connect& mine = header().connect;
+    if (header().connected != 1 || mine.abi != connect.abi || mine.ring_order != connect.ring_order ||
+        mine.queue_count != connect.queue_count) {
+        return false;
+    }
+    for (size_t queue = 0; queue < connect.queue_count; ++queue) {
+        if (mine.queues[queue].remote_port != connect.queues[queue].remote_port) return false;
+        for (size_t page = 0; page < size_t{1} << connect.ring_order; ++page) {
+            if (mine.queues[queue].ring_refs[page] != connect.queues[queue].ring_refs[page]) return false;
+        }
+    }
+    return true;
+}
+
+Result<void> Journal::resume(const Connect& connect) {
+    for (uint16_t number = 0; number < connect.queue_count; ++number) {
+        const QueueJournal journal = queue(number, 32U << connect.ring_order);
+        TRY(make_pages(reinterpret_cast<std::byte*>(journal.header), sizeof(QueueHeader) + journal.slots.size_bytes()));
+    }
+    return {};
+}
+
+void Journal::count_recovery(uint64_t replayed) {
+    ++header().recoveries;
+    header().replayed += replayed;
 }
 
 void Journal::connected() { std::atomic_ref(header().connected).store(1, std::memory_order_release); }

@@ -18,6 +18,7 @@
 // it will be taken from there. Taking it from both would answer it twice.
 //
 // Memory of a killed process is read by its successor in program order, so compiler order (release stores) is enough.
+// What it may conclude is in recovery.h.
 //
 // Host power loss needs no journal: the guest dies with it.
 #pragma once
@@ -77,12 +78,14 @@ struct JournalHeader {
     uint32_t sync_failed;  // sticky: survives the worker, ends with the attachment
     uint32_t connected;
     Connect connect;
+    uint64_t recoveries;
+    uint64_t replayed;
 };
 inline constexpr size_t kJournalHeaderBytes = 4096;
 static_assert(sizeof(JournalHeader) <= kJournalHeaderBytes);
 
 inline constexpr uint64_t kJournalMagic = 0x6c6e724a6b636252;
-inline constexpr uint32_t kJournalVersion = 1;
+inline constexpr uint32_t kJournalVersion = 2;
 
 struct QueueJournal {
     QueueHeader* header = nullptr;
@@ -103,6 +106,8 @@ class Journal {
   public:
     // Maps the file behind `fd` (kJournalBytes long, else EINVAL). A fresh file is all zeros.
     [[nodiscard]] static Result<Journal> map(int fd, const xen::DeviceId& id);
+    // A dead worker's, of the same device and of this boot of the host, else EPROTO. Nothing else in it is checked yet.
+    [[nodiscard]] static Result<Journal> take_over(int fd, const xen::DeviceId& id);
     Journal(Journal&& other) noexcept;
     Journal& operator=(Journal&& other) noexcept;
     ~Journal();
@@ -113,11 +118,21 @@ class Journal {
     void connected();
     // The connection ended in order: nothing to recover.
     void end();
+    // Whether a former worker served exactly these rings and did not end it: then its queues tell what it owes.
+    [[nodiscard]] bool describes(const Connect& connect) const;
+    // Of that connection.
+    [[nodiscard]] bool persistent() const { return header().connect.persistent != 0; }
+    // Its pages exist; what they hold stays.
+    [[nodiscard]] Result<void> resume(const Connect& connect);
+    void count_recovery(uint64_t replayed);
+    [[nodiscard]] uint64_t recoveries() const { return header().recoveries; }
+    [[nodiscard]] uint64_t replayed() const { return header().replayed; }
     [[nodiscard]] QueueJournal queue(uint16_t number, uint32_t entries) const;
     void set_sync_failed();
     [[nodiscard]] bool sync_failed() const;
 
   private:
+    [[nodiscard]] static Result<Journal> map_file(int fd, const xen::DeviceId& id);
     [[nodiscard]] static Result<void> make_pages(std::byte* start, size_t bytes);
     explicit Journal(std::byte* memory) : memory_(memory) {}
     [[nodiscard]] JournalHeader& header() const { return *reinterpret_cast<JournalHeader*>(memory_); }

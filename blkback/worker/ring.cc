@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "blkback/worker/ring_detail.h"
+#include "blkback/worker/steps.h"
 
 namespace ringback::blk::worker {
 
@@ -15,15 +16,24 @@ using namespace xen::blkif;
 
 Result<std::unique_ptr<Ring>> Ring::create(DiskContext& disk, xen::GrantTable& grants, Parameters parameters) {
     const uint32_t entries = xen::ring_entries(parameters.mapping.size(), entry_size(parameters.abi));
+    std::unique_ptr<Owed> owed;
+    if (parameters.recover) {
+        auto& header = *reinterpret_cast<xen::SharedRingHeader*>(parameters.mapping.data());
+        const uint32_t published = std::atomic_ref(header.rsp_prod).load(std::memory_order_acquire);
+        owed = std::make_unique<Owed>(TRY(read_owed(disk.journal.queue(parameters.number, entries), published)));
+        reached(Step::recovery_checked);
+    }
     void* memory = mmap(nullptr, entries * sizeof(Segments), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
         return os_error("allocate the segment lists of " + std::to_string(entries) + " ring entries");
     }
-    return std::unique_ptr<Ring>(new Ring(disk, grants, std::move(parameters), static_cast<Segments*>(memory)));
+    return std::unique_ptr<Ring>(new Ring(disk, grants, std::move(parameters), static_cast<Segments*>(memory),
+                                          std::move(owed)));
 }
 
-Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Segments* segments)
+Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Segments* segments,
+           std::unique_ptr<Owed> owed)
     : disk_(disk),
       grants_(grants),
       number_(parameters.number),
@@ -34,7 +44,8 @@ Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Se
       ring_(mapping_.data(), mapping_.size(), entry_size(abi_)),
       journal_(disk.journal.queue(number_, ring_.entries())),
       persistent_(grants, disk.domid, disk.stats),
-      segments_(segments) {
+      segments_(segments),
+      owed_(std::move(owed)) {
     const uint32_t entries = ring_.entries();
     requests_ = std::make_unique<Request[]>(entries);
     free_.reserve(entries);
@@ -50,6 +61,7 @@ Ring::Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Se
     batch_.reserve(entries);
     copies_.reserve(kCopyBatch);
     copy_owners_.reserve(kCopyBatch);
+    if (owed_) ring_.resume(owed_->req_cons, owed_->rsp_prod);
     journal_.set_req_cons(ring_.req_cons());
     journal_.set_rsp_prod(ring_.rsp_prod());
     task_.ring = this;
@@ -72,7 +84,34 @@ void Ring::on_event() {
     kick();
 }
 
+void Ring::recover() {
+    disk_.in_flight += static_cast<uint32_t>(owed_->replay.size());
+    disk_.replaying += static_cast<uint32_t>(owed_->replay.size());
+    std::vector<bool> used(ring_.entries());
+    for (const uint16_t index : owed_->replay) used[index] = true;
+    for (const uint16_t index : owed_->unpublished) used[index] = true;
+    std::erase_if(free_, [&](uint16_t index) { return used[index]; });
+}
+
+void Ring::take_up() {
+    const std::unique_ptr<Owed> owed = std::move(owed_);
+    for (const uint16_t index : owed->done) journal_.set_state(journal_.slots[index], SlotState::free);
+    for (const uint16_t index : owed->unpublished) {
+        Slot& slot = journal_.slots[index];
+        write_response(slot, static_cast<Status>(slot.status));
+        answered_.push_back(index);
+    }
+    reached(Step::recovery_rewritten);
+    notify_owed_ = true;
+    publish();
+    for (const uint16_t index : owed->replay) {
+        requests_[index].replayed = true;
+        admit(requests_[index]);
+    }
+}
+
 void Ring::run() {
+    if (owed_) take_up();
     finish();
     if (ring_.unpublished()) publish();
     take();
@@ -95,8 +134,11 @@ void Ring::take() {
         slot(request).request_index = ring_.req_cons();
         ring_.take(raw);
         slot(request).request = decode(abi_, raw);
+        reached(Step::copied);
         journal_.set_state(slot(request), SlotState::taken);
+        reached(Step::marked_taken);
         journal_.set_req_cons(ring_.req_cons());
+        reached(Step::taken);
         ++disk_.in_flight;
         admit(request);
     }
@@ -118,6 +160,8 @@ void Ring::admit(Request& request) {
             request.transfer = stored.nr_segments > 0;
             break;
         case kWriteBarrier:
+            // None is taken beside another: only a journal that lies has two.
+            if (disk_.barrier != nullptr) return reject(request, kError);
             // Drain, flush, write, flush: stricter than the kernel's backend, and nothing to argue about.
             request.flush_first = true;
             request.transfer = request.flush_after = stored.nr_segments > 0;
@@ -150,6 +194,7 @@ void Ring::reject(Request& request, Status status) {
 }
 
 void Ring::on_io_done(Request& request, int32_t result) {
+    reached(Step::completed);
     if (result != 0) {
         // A flush that failed must not read as "not supported": the frontend would call it a success.
         const bool flush = slot(request).request.operation == kFlush || slot(request).request.operation == kWriteBarrier;
@@ -223,32 +268,48 @@ void Ring::answer(Request& request) {
     Slot& mine = slot(request);
     mine.status = request.status;
     mine.response_index = ring_.rsp_prod();
+    reached(Step::noted);
     journal_.set_state(mine, SlotState::responding);
-    // Twelve bytes, field by field: the rest of the entry is the guest's and nothing of ours may leak into it.
-    std::byte* response = ring_.next_response();
-    std::memcpy(response + kResponseId, &stored.id, sizeof stored.id);
-    std::memcpy(response + kResponseOperation, &stored.operation, sizeof stored.operation);
-    std::memcpy(response + kResponseStatus, &request.status, sizeof request.status);
+    reached(Step::marked_answered);
+    write_response(mine, static_cast<Status>(request.status));
     answered_.push_back(request.index);
+    reached(Step::answered);
 
     --disk_.in_flight;
+    if (request.replayed) {
+        request.replayed = false;
+        if (--disk_.replaying == 0) disk_.on_replayed(disk_);
+    }
     if (disk_.barrier == &request) {
         disk_.barrier = nullptr;
         for (Ring* ring : disk_.rings) ring->kick();
     }
 }
 
+// Twelve bytes, field by field: the rest of the entry is the guest's and nothing of ours may leak into it.
+void Ring::write_response(Slot& slot, Status status) {
+    std::byte* response = ring_.next_response();
+    const auto wire = static_cast<int16_t>(status);
+    std::memcpy(response + kResponseId, &slot.request.id, sizeof slot.request.id);
+    std::memcpy(response + kResponseOperation, &slot.request.operation, sizeof slot.request.operation);
+    std::memcpy(response + kResponseStatus, &wire, sizeof wire);
+}
+
 void Ring::publish() {
-    const bool notify = ring_.publish();
+    const bool notify = ring_.publish() || std::exchange(notify_owed_, false);
+    reached(Step::published);
     journal_.set_rsp_prod(ring_.rsp_prod());
+    reached(Step::publish_noted);
     for (const uint16_t index : answered_) {
         journal_.set_state(journal_.slots[index], SlotState::free);
         free_.push_back(index);
     }
     answered_.clear();
+    reached(Step::freed);
     if (notify) {
         ++disk_.stats.notifies_sent;
         disk_.events.notify(port_);
+        reached(Step::notified);
     }
     if (disk_.in_flight == 0 && disk_.stopping) disk_.on_drained(disk_);
     // A barrier waits until it is alone.

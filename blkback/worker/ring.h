@@ -20,6 +20,9 @@
 // Bad requests are answered with an error and counted. A ring whose indices are impossible is broken: it takes nothing
 // any more, finishes what it has, and tells its device, once.
 //
+// A successor's first run begins with what its predecessor owes (recovery.h): it publishes what was answered, notifies
+// whatever the guest asked for, as the predecessor may have published without, and admits what was taken like new requests.
+//
 // Thread: the reactor that owns it. Nothing here allocates after construction, except the first use of a persistent
 // grant table.
 #pragma once
@@ -31,6 +34,7 @@
 #include "blkback/worker/buffers.h"
 #include "blkback/worker/journal.h"
 #include "blkback/worker/persistent.h"
+#include "blkback/worker/recovery.h"
 #include "blkback/worker/request.h"
 #include "disk-images/image.h"
 #include "hypervisor/event_channel.h"
@@ -55,6 +59,7 @@ struct DiskContext {
     DiskLimits limits;
     Stats stats{};
     uint32_t in_flight = 0;        // taken and not answered, all rings
+    uint32_t replaying = 0;        // of these: taken by a dead worker
     bool stopping = false;         // take nothing more
     Request* barrier = nullptr;  // waits until it is alone, or runs: take nothing until it is answered
     std::vector<Ring*> rings;
@@ -64,6 +69,7 @@ struct DiskContext {
     void (*on_drained)(DiskContext&) noexcept = nullptr;
     void (*on_broken)(DiskContext&, const char* reason) noexcept = nullptr;
     void (*on_grants_mapped)(DiskContext&) noexcept = nullptr;
+    void (*on_replayed)(DiskContext&) noexcept = nullptr;  // replaying fell to zero
 };
 
 // A request in progress. One per journal slot, with the same index.
@@ -80,6 +86,7 @@ struct Request {
     bool flush_first = false; // steps still to do
     bool transfer = false;
     bool flush_after = false;
+    bool replayed = false;
 };
 
 static_assert(offsetof(Request, io) == 0, "an Io is found back in its Request by its address");
@@ -92,12 +99,15 @@ class Ring {
         bool persistent = false;
         xen::GrantMapping mapping;
         xen::Port port = 0;
+        bool recover = false;  // the journal tells what is owed
     };
 
-    // An error: no memory for it. The mapping is then given back.
+    // An error: no memory for it, or a journal that cannot be true. The mapping is then given back.
     [[nodiscard]] static Result<std::unique_ptr<Ring>> create(DiskContext& disk, xen::GrantTable& grants,
                                                               Parameters parameters);
     ~Ring();  // nothing is in flight
+    // Counts what the predecessor owes as in flight; before any of the disk's rings runs.
+    void recover();
     Ring(const Ring&) = delete;
     Ring& operator=(const Ring&) = delete;
 
@@ -113,7 +123,8 @@ class Ring {
 
   private:
     struct Segments;
-    Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Segments* segments);
+    Ring(DiskContext& disk, xen::GrantTable& grants, Parameters parameters, Segments* segments,
+         std::unique_ptr<Owed> owed);
     struct RingTask : Task {
         Ring* ring;
     };
@@ -122,10 +133,12 @@ class Ring {
     };
 
     void run();
+    void take_up();
     // finish
     void finish();
     void copy_to_guest(Request* reads);
     void answer(Request& request);
+    void write_response(Slot& slot, xen::blkif::Status status);
     void publish();
     // take
     bool may_take() const { return !broken_ && !disk_.stopping && disk_.barrier == nullptr && parked_ == nullptr; }
@@ -168,6 +181,8 @@ class Ring {
     std::unique_ptr<Request[]> requests_;
     std::vector<uint16_t> free_;
     std::vector<uint16_t> answered_;  // to be freed when published
+    std::unique_ptr<Owed> owed_;      // until the first run
+    bool notify_owed_ = false;
     std::vector<Request*> fetching_;  // indirect, segments under way
     std::vector<Request*> gathering_; // segments known, data to be found
     std::vector<image::Io*> batch_;

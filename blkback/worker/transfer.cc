@@ -6,6 +6,7 @@
 
 #include "blkback/worker/ring.h"
 #include "blkback/worker/ring_detail.h"
+#include "blkback/worker/steps.h"
 
 namespace ringback::blk::worker {
 
@@ -222,6 +223,7 @@ void Ring::submit() {
     if (batch_.empty()) return;
     disk_.image.submit(batch_);
     batch_.clear();
+    reached(Step::submitted);
 }
 
 void Ring::copy_to_guest(Request* finished) {

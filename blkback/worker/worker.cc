@@ -180,6 +180,7 @@ void Worker::handle(Received received) {
     }
     switch (message.type) {
         case MessageType::connect: return answer(message, device->connect(message.body.connect), device);
+        case MessageType::reconnect: return answer(message, device->reconnect(message.body.connect), device);
         case MessageType::disconnect:
             if (!device->connected()) return answer(message, {}, device);
             disconnecting_.emplace(device->id(), message);
@@ -227,7 +228,8 @@ void Worker::attach(Received& received) {
     if (received.descriptors.size() != 2) return answer(message, os_error(EPROTO, "attach " + id.text()));
     if (devices_.contains(id)) return answer(message, os_error(EEXIST, "attach " + id.text()));
     image::File file{std::move(received.descriptors[0]), wanted.writable != 0, wanted.direct != 0, wanted.name.str()};
-    auto journal = Journal::map(received.descriptors[1].get(), id);
+    const int journal_file = received.descriptors[1].get();
+    auto journal = wanted.recover != 0 ? Journal::take_over(journal_file, id) : Journal::map(journal_file, id);
     if (!journal) return answer(message, journal.error());
     opening_ = id;
     auto image = image::open_image(wanted.format.str(), std::move(file), *this, *reactor_,
@@ -245,6 +247,13 @@ void Worker::attach(Received& received) {
                                   report.body.answer = {};
                                   report.body.answer.error = EPROTO;
                                   report.body.answer.message = Text<512>(reason);
+                                  send(report);
+                              },
+                          .recovered =
+                              [this](Device& recovered) {
+                                  Message report = message_for(recovered.id(), MessageType::recovered);
+                                  report.body.answer = {};
+                                  describe(recovered, report.body.answer);
                                   send(report);
                               }});
     answer(message, {}, device.get());

@@ -126,6 +126,11 @@ int Child::kill() {
     return wait();
 }
 
+bool Child::gone() {
+    if (pid_ > 0 && ::waitpid(pid_, nullptr, WNOHANG) == pid_) pid_ = -1;
+    return pid_ < 0;
+}
+
 int Child::wait() {
     int status = 0;
     if (pid_ > 0)

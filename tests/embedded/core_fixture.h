@@ -89,6 +89,8 @@ class Child {
     // Both give the wait status.
     int kill();
     int wait();
+    // Whether it has ended by itself; never waits.
+    bool gone();
 
   private:
     void start();

@@ -104,6 +104,12 @@ void Daemon::stop() {
     REQUIRE(WEXITSTATUS(status) == 0);
 }
 
+void Daemon::kill_with(pid_t worker) {
+    ::kill(pid_, SIGKILL);
+    ::kill(worker, SIGKILL);
+    ::waitpid(std::exchange(pid_, -1), nullptr, 0);
+}
+
 int Daemon::wait_exit() {
     UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
     pollfd ended{process.get(), POLLIN, 0};

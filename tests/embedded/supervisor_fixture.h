@@ -28,6 +28,8 @@ class Daemon {
     // Ends blkbackd alone (its workers go on) and starts it again.
     void stop();
     void start();
+    // Kills blkbackd and this worker, neither of which can do anything about it.
+    void kill_with(pid_t worker);
     // Waits until blkbackd ends by itself; its exit status.
     [[nodiscard]] int wait_exit();
     [[nodiscard]] pid_t pid() const { return pid_; }

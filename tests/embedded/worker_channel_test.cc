@@ -92,13 +92,14 @@ TEST_CASE("a datagram that is no message ends the connection, and nothing else")
 
 TEST_CASE("messages out of turn are refused") {
     Serving bed;
-    for (const int type : {0, 1, 2, 9, 10, 11, 13, 14, 999, 65535}) {
+    for (const int type : {0, 1, 2, 9, 10, 11, 13, 15, 16, 999, 65535}) {
         INFO(type);
         CHECK(bed.ask(bed.message(static_cast<MessageType>(type))).error == EPROTO);
     }
     CHECK(bed.attach().error == EEXIST);
     CHECK(bed.ask(MessageType::detach).error == EBUSY);
     CHECK(bed.ask(MessageType::connect).error != 0);
+    CHECK(bed.ask(MessageType::reconnect).error == EBUSY);
     CHECK(bed.ask(MessageType::resize).error == 0);
     for (const auto type : {MessageType::connect, MessageType::disconnect, MessageType::resize, MessageType::stats,
                             MessageType::detach, MessageType::answer, static_cast<MessageType>(999)}) {

@@ -390,3 +390,28 @@ TEST_CASE("what is under way is waited for, in every view there is") {
     }
     SUCCEED();
 }
+
+TEST_CASE("a worker's death changes no state: the rings are taken over, also for a frontend that closes meanwhile") {
+    View view;
+    view.backend = S::connected;
+    view.frontend = S::connected;
+    view.script_done = view.announced = view.owed = true;
+    view.image = ImagePhase::opening;
+    CHECK(blk::next_action(view) == Action::none);
+    view.image = ImagePhase::open;
+    CHECK(blk::next_action(view) == Action::connect);
+    view.frontend = S::closing;
+    CHECK(blk::next_action(view) == Action::publish_closing);
+    view.backend = S::closing;
+    CHECK(blk::next_action(view) == Action::connect);
+    view.ring = RingPhase::connected;
+    CHECK(blk::next_action(view) == Action::none);
+    // Closed, or out of time: there is nobody to take over for.
+    view.ring = RingPhase::none;
+    view.frontend = S::closed;
+    CHECK(blk::next_action(view) == Action::close_image);
+    view.frontend = S::closing;
+    view.online = false;
+    view.close_overdue = true;
+    CHECK(blk::next_action(view) == Action::close_image);
+}
