@@ -569,6 +569,7 @@ void Device::disconnect() {
     ring_ = RingPhase::disconnecting;
     request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer& answer) {
         if (answer.error != 0 && answer.error != ECONNRESET) log_guest("disconnect: {}", answer.message.str());
+        if (answer.error == ECONNRESET) owed_ = true;  // it died while it was finishing what it had; worker_lost() comes next
         ring_ = RingPhase::none;
     });
 }

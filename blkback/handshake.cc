@@ -29,6 +29,11 @@ bool wants_rings(State frontend) { return frontend == State::initialised || fron
 
 bool unusable(const View& view) { return view.broken || view.image == ImagePhase::failed; }
 
+// A frontend that has closed still waits for what a dead worker owes it; not for ever.
+bool waits_for_answers(const View& view) {
+    return view.owed && !unusable(view) && !view.close_overdue && view.frontend == State::closed;
+}
+
 // Rings towards the frontend's wish; Action::none when they are as they should be or something is under way.
 Action follow_rings(const View& view) {
     if (!wants_rings(view.frontend)) return Action::none;
@@ -73,7 +78,8 @@ Action from_connected(const View& view) {
     switch (view.frontend) {
         case State::closing: return Action::publish_closing;
         case State::closed:
-        case State::unknown: return dismantle(view, Action::publish_closed);
+        case State::unknown:
+            return waits_for_answers(view) ? Action::publish_closing : dismantle(view, Action::publish_closed);
         default: return follow_rings(view);
     }
 }
@@ -92,8 +98,10 @@ Action from_closing(const View& view) {
             // A frontend that closes of its own will may take the time its guest needs.
             if (view.online && view.frontend == State::closing && !unusable(view)) return Action::none;
             return view.close_overdue ? dismantle(view, Action::publish_closed) : Action::none;
-        default: return dismantle(view, Action::publish_closed);
+        default: break;
     }
+    if (!waits_for_answers(view)) return dismantle(view, Action::publish_closed);
+    return view.image == ImagePhase::open && view.ring == RingPhase::none ? Action::connect : Action::none;
 }
 
 Action from_closed(const View& view) {

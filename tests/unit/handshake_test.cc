@@ -406,11 +406,29 @@ TEST_CASE("a worker's death changes no state: the rings are taken over, also for
     CHECK(blk::next_action(view) == Action::connect);
     view.ring = RingPhase::connected;
     CHECK(blk::next_action(view) == Action::none);
-    // Closed, or out of time: there is nobody to take over for.
-    view.ring = RingPhase::none;
+    // Linux closes without waiting for its answers, and removes the disk only when it has them.
     view.frontend = S::closed;
+    view.owed = false;
+    CHECK(blk::next_action(view) == Action::disconnect);
+    view.owed = true;
+    view.ring = RingPhase::none;
+    view.backend = S::connected;
+    view.image = ImagePhase::opening;
+    CHECK(blk::next_action(view) == Action::publish_closing);
+    view.backend = S::closing;
+    CHECK(blk::next_action(view) == Action::none);
+    view.image = ImagePhase::open;
+    CHECK(blk::next_action(view) == Action::connect);
+    view.ring = RingPhase::connecting;
+    CHECK(blk::next_action(view) == Action::none);
+    // Gone, unusable, or out of time: there is nobody to take over for.
+    view.ring = RingPhase::none;
+    view.broken = true;
     CHECK(blk::next_action(view) == Action::close_image);
-    view.frontend = S::closing;
+    view.broken = false;
+    view.frontend = S::unknown;
+    CHECK(blk::next_action(view) == Action::close_image);
+    view.frontend = GENERATE(S::closing, S::closed);
     view.online = false;
     view.close_overdue = true;
     CHECK(blk::next_action(view) == Action::close_image);
