@@ -338,6 +338,9 @@ void Device::finish_adoption(const Answer& answer) {
         announced_ = true;
         const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
         if (offer) connected_ = offer.value();
+    } else if (answer.stats.owing != 0) {  // the earlier supervisor ended between the two steps of a takeover
+        owe_what_is_offered();
+        lost_at_ = Clock::now();
     }
     recoveries_ = answer.stats.recoveries;
     if (answer.stats.failed != 0) connection_failed(answer.message.str());
@@ -363,15 +366,18 @@ void Device::take_over_from_the_dead() {
         if (state == XenbusState::connected) fail_image("the worker that served this disk is gone, and its journal too");
         return;
     }
-    // A frontend that is in Initialised now has offered new rings since, perhaps under the same references.
-    const XenbusState frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
-    const auto offer = read_offer(around_.store, frontend_, kMaxQueues, around_.config.persistent_grants);
-    if (frontend != XenbusState::initialised && offer) {
-        connected_ = offer.value();
-        announced_ = owed_ = true;
-    }
+    owe_what_is_offered();
     image_ = ImagePhase::open;
     worker_lost("it ended while there was no blkbackd");
+}
+
+// A frontend that is in Initialised now has offered new rings since, perhaps under the same references.
+void Device::owe_what_is_offered() {
+    const XenbusState frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
+    const auto offer = read_offer(around_.store, frontend_, kMaxQueues, around_.config.persistent_grants);
+    if (frontend == XenbusState::initialised || !offer) return;
+    connected_ = offer.value();
+    announced_ = owed_ = true;
 }
 
 std::string Device::journal_path() const {

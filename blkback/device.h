@@ -106,6 +106,7 @@ class Device {
     void adopt();
     void finish_adoption(const Answer& answer);
     void take_over_from_the_dead();
+    void owe_what_is_offered();
     [[nodiscard]] Result<Connect> wanted_rings() const;
     void send_connect();
     void end_recovery();

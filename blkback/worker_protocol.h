@@ -132,6 +132,7 @@ struct Stats {
     uint8_t failed;            // the ring is broken: connected, but served no more. Why: the answer's message
     uint8_t sync_failed;
     uint8_t direct;
+    uint8_t owing;             // attached with a dead worker's journal, and its rings not taken over yet
 };
 
 struct GeometryMessage {

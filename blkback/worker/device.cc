@@ -209,6 +209,7 @@ Stats Device::stats() const {
     stats.failed = failure_.empty() ? 0 : 1;
     stats.sync_failed = image_->sync_failed() ? 1 : 0;
     stats.direct = direct_ ? 1 : 0;
+    stats.owing = !connected() && journal_.unfinished() ? 1 : 0;
     return stats;
 }
 

@@ -94,7 +94,7 @@ Result<void> Journal::make_pages(std::byte* start, size_t bytes) {
 
 bool Journal::describes(const Connect& connect) const {
     const Connect& mine = header().connect;
-    if (header().connected != 1 || mine.abi != connect.abi || mine.ring_order != connect.ring_order ||
+    if (!unfinished() || mine.abi != connect.abi || mine.ring_order != connect.ring_order ||
         mine.queue_count != connect.queue_count) {
         return false;
     }

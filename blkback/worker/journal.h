@@ -118,6 +118,8 @@ class Journal {
     void connected();
     // The connection ended in order: nothing to recover.
     void end();
+    // A connection was begun and did not end in order.
+    [[nodiscard]] bool unfinished() const { return header().connected == 1; }
     // Whether a former worker served exactly these rings and did not end it: then its queues tell what it owes.
     [[nodiscard]] bool describes(const Connect& connect) const;
     // Of that connection.
