@@ -60,10 +60,12 @@ Result<Journal> Journal::take_over(int fd, const xen::DeviceId& id) {
     return journal;
 }
 
-Journal::Journal(Journal&& other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
+Journal::Journal(Journal&& other) noexcept
+    : memory_(std::exchange(other.memory_, nullptr)), fence_(std::move(other.fence_)) {}
 
 Journal& Journal::operator=(Journal&& other) noexcept {
     std::swap(memory_, other.memory_);
+    std::swap(fence_, other.fence_);
     return *this;
 }
 

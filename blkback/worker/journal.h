@@ -26,8 +26,11 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <utility>
 
+#include "blkback/worker/fence.h"
 #include "blkback/worker_protocol.h"
 #include "runtime/result.h"
 
@@ -112,6 +115,9 @@ class Journal {
     Journal& operator=(Journal&& other) noexcept;
     ~Journal();
 
+    // As long as this worker serves the disk.
+    void keep(Fence fence) { fence_ = std::make_unique<Fence>(std::move(fence)); }
+
     // Describes a connection that begins; all its slots are free. It counts from connected() on, when its queues have
     // written their headers: with those of the connection before, a successor would look in the wrong places.
     [[nodiscard]] Result<void> begin(const Connect& connect);
@@ -139,6 +145,7 @@ class Journal {
     explicit Journal(std::byte* memory) : memory_(memory) {}
     [[nodiscard]] JournalHeader& header() const { return *reinterpret_cast<JournalHeader*>(memory_); }
     std::byte* memory_ = nullptr;
+    std::unique_ptr<Fence> fence_;
 };
 
 }  // namespace ringback::blk::worker

@@ -231,6 +231,9 @@ void Worker::attach(Received& received) {
     const int journal_file = received.descriptors[1].get();
     auto journal = wanted.recover != 0 ? Journal::take_over(journal_file, id) : Journal::map(journal_file, id);
     if (!journal) return answer(message, journal.error());
+    auto fence = Fence::take(std::move(received.descriptors[1]), *reactor_);
+    if (!fence) return answer(message, fence.error());
+    journal->keep(std::move(*fence));
     opening_ = id;
     auto image = image::open_image(wanted.format.str(), std::move(file), *this, *reactor_,
                                    {.writable = wanted.writable != 0,
