@@ -46,6 +46,64 @@ guest_tree_survives() {
     umount /mnt"
 }
 
+# --- Killed workers ---
+
+# slow_device NAME MIB READ-MS WRITE-MS: /dev/mapper/NAME, on the scratch disk, on which every request takes this long: a worker
+# that is killed leaves some in the kernel. Before ringback_start, so that it goes last.
+slow_device() {
+  modprobe dm-delay
+  dmsetup create "$1" --table "0 $(($2 * 2048)) delay /dev/vdb 0 $3 /dev/vdb 0 $4"
+  at_exit dmsetup remove --retry "$1"
+}
+
+# ext4 on the guest's xvda, and fio on it that writes and verifies until fio_end.
+fio_begin() {
+  domid=$(xl domid "$1")
+  guest_run "$1" 'mkfs.ext4 -q /dev/xvda && mkdir -p /mnt && mount -t ext4 /dev/xvda /mnt'
+  guest_run -t 1500 "$1" 'while [ ! -e /tmp/enough ]; do
+    fio --name=v --directory=/mnt --direct=1 --ioengine=libaio --iodepth=16 --numjobs=2 --size=16m --io_size=48m --rw=randrw \
+      --rwmixwrite=70 --bsrange=4k-128k --fallocate=none --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=64 \
+      --group_reporting --output-format=terse --terse-version=3 || exit 1; done' >fio.out &
+  fio=$!
+}
+
+# Nothing went wrong in the guest, nor on the disk.
+fio_end() {
+  guest_run "$1" 'touch /tmp/enough'
+  wait $fio || { cat fio.out >&2; fail 'fio'; }
+  ringback status --json >"$results/status.json"
+  assert_eq "$(disk_status '.disks[0].counters.errors')" 0 'requests answered with an error'
+  guest_run -t 120 "$1" 'umount /mnt && fsck.ext4 -fn /dev/xvda'
+  assert_fails guest_run "$1" "dmesg | grep -E 'I/O error|blk_update_request|Buffer I/O|EXT4-fs error|blkfront.*(bad|invalid)'"
+}
+
+disk_status() { ringback status --json | jq -r ".[] | select(.domid == $domid) | $1"; }
+disk_worker() { disk_status .worker_pid; }
+disk_supervisor() { systemctl show -p MainPID --value blkbackd; }
+# fio has requests under way: its own start takes longer than its work.
+fio_busy() {
+  local now
+  now=$(disk_status '.disks[0].counters.in_flight') && [ -n "$now" ] && [ "$now" != null ] && [ "$now" -ge 8 ]
+}
+# More is answered than $1 (by this worker: they count from zero).
+goes_on() {
+  local now
+  now=$(disk_status '.disks[0].counters | .reads + .writes') && [ -n "$now" ] && [ "$now" != null ] && [ "$now" -gt "$1" ]
+}
+# Another worker than $1 serves, the $2nd that took over.
+replaced() {
+  local now
+  now=$(disk_worker) && [ -n "$now" ] && [ "$now" != 0 ] && [ "$now" != "$1" ] &&
+    [ "$(disk_status '.disks[0].recoveries')" = "$2" ]
+}
+# after_kill OLD ROUND: a successor of worker OLD serves, fio goes on, and the disk's state is what it was.
+after_kill() {
+  wait_until 40 "a successor of worker $1" replaced "$1" "$2"
+  assert_eq "$(xenstore-read "/local/domain/0/backend/vbd/$domid/51712/state")" 4 "the backend's state after kill $2"
+  wait_until 60 "requests to be answered after kill $2" goes_on 0
+  kill -0 $fio 2>/dev/null || fail 'fio ended too early'
+}
+
 # --- Virtual NICs ---
 
 # The kernel's backend gone, ours up and ready.
