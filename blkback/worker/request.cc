@@ -19,9 +19,12 @@ T as(const std::byte* raw) {
 }
 
 template <typename ReadWrite, typename Discard, typename Indirect, typename Other>
-StoredRequest decode_layout(const std::byte* raw) {
-    StoredRequest request{};
+void decode_layout(const std::byte* raw, StoredRequest& request) {
     request.operation = static_cast<uint8_t>(raw[0]);
+    request.indirect = 0;
+    request.nr_segments = 0;
+    request.discard_flag = 0;
+    request.sector = 0;
     switch (request.operation) {
         case kRead:
         case kWrite:
@@ -31,7 +34,9 @@ StoredRequest decode_layout(const std::byte* raw) {
             request.nr_segments = entry.nr_segments;
             request.id = entry.id;
             request.sector = entry.sector_number;
-            std::copy(std::begin(entry.segments), std::end(entry.segments), request.segments.begin());
+            // More than fit are refused by check_request.
+            std::copy_n(std::begin(entry.segments), std::min<size_t>(entry.nr_segments, kMaxDirectSegments),
+                        request.segments.begin());
             break;
         }
         case kDiscard: {
@@ -55,7 +60,6 @@ StoredRequest decode_layout(const std::byte* raw) {
         }
         default: request.id = as<Other>(raw).id;
     }
-    return request;
 }
 
 bool in_range(uint64_t sector, uint64_t count, const DiskLimits& limits) {
@@ -64,11 +68,12 @@ bool in_range(uint64_t sector, uint64_t count, const DiskLimits& limits) {
 
 }  // namespace
 
-StoredRequest decode(Abi abi, const std::byte* raw) {
+void decode(Abi abi, const std::byte* raw, StoredRequest& request) {
     if (abi == Abi::x86_32) {
-        return decode_layout<x86_32::ReadWrite, x86_32::Discard, x86_32::Indirect, x86_32::Other>(raw);
+        decode_layout<x86_32::ReadWrite, x86_32::Discard, x86_32::Indirect, x86_32::Other>(raw, request);
+    } else {
+        decode_layout<x86_64::ReadWrite, x86_64::Discard, x86_64::Indirect, x86_64::Other>(raw, request);
     }
-    return decode_layout<x86_64::ReadWrite, x86_64::Discard, x86_64::Indirect, x86_64::Other>(raw);
 }
 
 std::optional<Status> check_request(const StoredRequest& request, const DiskLimits& limits) {

@@ -25,8 +25,9 @@ struct DiskLimits {
     bool discard = false;
 };
 
-// `raw` is one ring entry, already copied: entry_size(abi) bytes.
-[[nodiscard]] StoredRequest decode(xen::blkif::Abi abi, const std::byte* raw);
+// `raw` is one ring entry, already copied: entry_size(abi) bytes. Goes straight into the journal's slot; of the segments
+// only those are written that the request says it has.
+void decode(xen::blkif::Abi abi, const std::byte* raw, StoredRequest& request);
 
 // What is known without the segments. nullopt: go on; else the status to answer with.
 [[nodiscard]] std::optional<xen::blkif::Status> check_request(const StoredRequest& request,

@@ -115,11 +115,13 @@ void Ring::run() {
     finish();
     if (ring_.unpublished()) publish();
     take();
-    fetch_segments();
+    if (!fetching_.empty()) fetch_segments();
     copy_from_guest();
     submit();
-    finish();  // what was refused on the way has its answer
-    if (ring_.unpublished()) publish();
+    if (done_ != nullptr) {  // what was refused on the way has its answer
+        finish();
+        if (ring_.unpublished()) publish();
+    }
     go_idle();
 }
 
@@ -133,7 +135,7 @@ void Ring::take() {
         free_.pop_back();
         slot(request).request_index = ring_.req_cons();
         ring_.take(raw);
-        slot(request).request = decode(abi_, raw);
+        decode(abi_, raw, slot(request).request);
         reached(Step::copied);
         journal_.set_state(slot(request), SlotState::taken);
         reached(Step::marked_taken);

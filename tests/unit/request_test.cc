@@ -36,6 +36,14 @@ struct Entry {
     }
 };
 
+// Into a slot that held another request before.
+StoredRequest decoded(Abi abi, const Entry& entry) {
+    StoredRequest request;
+    std::memset(&request, 0xaa, sizeof request);
+    decode(abi, entry.bytes.data(), request);
+    return request;
+}
+
 }  // namespace
 
 TEST_CASE("a write is decoded from both layouts") {
@@ -46,7 +54,7 @@ TEST_CASE("a write is decoded from both layouts") {
         entry.put<uint64_t>(8 - shift, 0x1122334455667788).put<uint64_t>(16 - shift, 0xaabbccdd);
         entry.put<uint32_t>(24 - shift, 41).put<uint8_t>(28 - shift, 1).put<uint8_t>(29 - shift, 6);
         entry.put<uint32_t>(32 - shift, 42).put<uint8_t>(36 - shift, 0).put<uint8_t>(37 - shift, 7);
-        const StoredRequest request = decode(abi, entry.bytes.data());
+        const StoredRequest request = decoded(abi, entry);
         CHECK(request.operation == kWrite);
         CHECK(request.nr_segments == 2);
         CHECK(request.id == 0x1122334455667788);
@@ -55,6 +63,7 @@ TEST_CASE("a write is decoded from both layouts") {
         CHECK(request.segments[0].first_sector == 1);
         CHECK(request.segments[0].last_sector == 6);
         CHECK(request.segments[1].gref == 42);
+        CHECK(request.indirect == 0);
     }
 }
 
@@ -65,7 +74,7 @@ TEST_CASE("an indirect request keeps its inner operation, which its response mus
         entry.put<uint8_t>(0, kIndirect).put<uint8_t>(1, kRead).put<uint16_t>(2, 256);
         entry.put<uint64_t>(8 - shift, 5).put<uint64_t>(16 - shift, 6);
         entry.put<uint32_t>(28 - shift, 99);
-        const StoredRequest request = decode(abi, entry.bytes.data());
+        const StoredRequest request = decoded(abi, entry);
         CHECK(request.operation == kRead);
         CHECK(request.indirect == 1);
         CHECK(request.nr_segments == 256);
@@ -81,15 +90,15 @@ TEST_CASE("a discard and an unknown operation are decoded from both layouts") {
         Entry entry;
         entry.put<uint8_t>(0, kDiscard).put<uint8_t>(1, 1);
         entry.put<uint64_t>(8 - shift, 5).put<uint64_t>(16 - shift, 6).put<uint64_t>(24 - shift, 7);
-        const StoredRequest discard = decode(abi, entry.bytes.data());
+        const StoredRequest discard = decoded(abi, entry);
         CHECK(discard.discard_flag == 1);
         CHECK(discard.sector == 6);
         CHECK(discard.nr_sectors == 7);
 
         Entry other;
         other.put<uint8_t>(0, 77).put<uint64_t>(8 - shift, 123);
-        CHECK(decode(abi, other.bytes.data()).operation == 77);
-        CHECK(decode(abi, other.bytes.data()).id == 123);
+        CHECK(decoded(abi, other).operation == 77);
+        CHECK(decoded(abi, other).id == 123);
     }
 }
 
