@@ -17,7 +17,11 @@ guest_shutdown life
 assert_nothing_left
 
 guest_start busy kind=pv disk="$(our_disk "$PWD/disk.img")"
-guest_run busy 'nohup sh -c "while :; do dd if=/dev/zero of=/dev/xvda bs=64k count=512 oflag=direct; done" >/dev/null 2>&1 &'
+writes() { guest_run busy "awk '{ print \$5 }' /sys/block/xvda/stat"; }
+guest_run busy 'while :; do dd if=/dev/zero of=/dev/xvda bs=64k count=512 oflag=direct; done </dev/null >/dev/null 2>&1 &'
+before=$(writes)
+writes_go_on() { [ "$(writes)" -gt $((before + 50)) ]; }
+wait_until 30 'writes under way' writes_go_on
 started=$SECONDS
 guest_destroy busy
 [ $((SECONDS - started)) -lt 15 ] || fail "xl destroy took $((SECONDS - started)) s"
