@@ -2,79 +2,37 @@
 //
 // blkbackd: the supervisor of the virtual disks. Reads the configuration, starts the Supervisor, ends on SIGTERM
 // without touching a worker.
-#include <signal.h>
-#include <sys/signalfd.h>
-#include <systemd/sd-daemon.h>
-
-#include <CLI/CLI.hpp>
-
 #include "blkback/config.h"
 #include "blkback/supervisor.h"
-#include "runtime/event_loop.h"
-#include "runtime/log.h"
-#include "runtime/unique_fd.h"
+#include "runtime/daemon.h"
 
 namespace {
 
 using namespace ringback;
 
-Result<void> serve(const blk::Config& config) {
-    ::signal(SIGPIPE, SIG_IGN);
-    sigset_t signals;
-    ::sigemptyset(&signals);
-    ::sigaddset(&signals, SIGTERM);
-    ::sigaddset(&signals, SIGINT);
-    if (::sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) return os_error("block signals");
-    const UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-    if (!signal_fd) return os_error("create a signal descriptor");
+constexpr DaemonText kText{
+    .name = "blkbackd",
+    .about = "Serves the virtual disks of Xen guests: supervisor of the workers that move the data.",
+    .spawn_flag = "--spawn-workers",
+    .config_path = blk::kConfigPath,
+    .farewell = "workers go on",
+};
 
+Result<void> serve(const DaemonOptions& options) {
+    blk::Config config = TRY(blk::load_config(options.config_path));
+    if (options.check) return {};
+    options.apply(config);
     EventLoop loop = TRY(EventLoop::create());
-    TRY(loop.watch(signal_fd.get(), EPOLLIN, [&loop](uint32_t) { loop.stop(); }));
+    const UniqueFd signals = TRY(take_signals(loop));
     const std::unique_ptr<blk::Supervisor> supervisor = TRY(blk::Supervisor::start(loop, config));
-    log::notice("blkbackd {} is ready", RINGBACK_VERSION);
-    (void)::sd_notify(0, "READY=1");
-    loop.run([&supervisor] { supervisor->work(); });
-    (void)::sd_notify(0, "STOPPING=1");
-    log::notice("blkbackd ends; workers go on");
+    run_daemon(kText, loop, [&supervisor] { supervisor->work(); });
     return supervisor->verdict();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    std::string path = blk::kConfigPath;
-    std::string runtime_directory;
-    std::string worker_program;
-    bool check = false;
-    bool spawn_workers = false;
-    bool verbose = false;
-    CLI::App app("Serves the virtual disks of Xen guests: supervisor of the workers that move the data.", "blkbackd");
-    app.set_version_flag("--version", std::string("blkbackd ") + RINGBACK_VERSION);
-    app.add_option("--config", path, "Configuration file")->capture_default_str();
-    app.add_flag("--check", check, "Check the configuration and end");
-    app.add_flag("--spawn-workers", spawn_workers,
-                 "Start workers as child processes, not as systemd units (worker_start = \"fork\")");
-    app.add_option("--worker-program", worker_program, "Program of a child worker (worker_program)");
-    app.add_option("--runtime-directory", runtime_directory, "Sockets and journals (runtime_directory)");
-    app.add_flag("--verbose", verbose, "Log each step of each device");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : 2;
-    }
-    if (verbose) log::set_level(log::Level::debug);
-    auto config = blk::load_config(path);
-    if (!config) {
-        log::error("{}", config.error().message);
-        return 1;
-    }
-    if (check) return 0;
-    if (spawn_workers) config->worker_start = blk::WorkerStart::fork;
-    if (!worker_program.empty()) config->worker_program = worker_program;
-    if (!runtime_directory.empty()) config->runtime_directory = runtime_directory;
-    if (const auto served = serve(config.value()); !served) {
-        log::error("{}", served.error().message);
-        return 1;
-    }
-    return 0;
+    const auto options = parse_command_line(kText, argc, argv);
+    if (const int* status = std::get_if<int>(&options)) return *status;
+    return exit_status(serve(std::get<DaemonOptions>(options)));
 }

@@ -2,31 +2,23 @@
 //
 // Config: the settings of blkbackd, from /etc/ringback/blkbackd.toml.
 //
-// Every key has a default, so that the file may be absent or empty. A key that does not exist is refused by its name,
-// with its line, and so is a value of the wrong type or out of range: a daemon that starts on a mistyped setting
-// would serve disks in a way nobody asked for.
+// Every key has a default, so that the file may be absent or empty.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "runtime/daemon_config.h"
 #include "runtime/result.h"
 
 namespace ringback::blk {
 
-enum class WorkerStart : uint8_t {
-    systemd,  // blkback-worker@<domid>.service: the guest's own unit, slice and accounting
-    fork,     // a child process: hosts without systemd, tests
-};
+struct Config : DaemonConfig {
+    Config() : DaemonConfig("blkback", RINGBACK_WORKER_PROGRAM) {}
 
-struct Config {
     // Store directories whose devices are ours, relative to this domain's home.
     std::vector<std::string> roots{"backend/vbd", "backend/vbd3"};
-    std::string runtime_directory = "/run/ringback";
-    std::string control_group = "ringback";  // may use the control socket, beside root
-    WorkerStart worker_start = WorkerStart::systemd;
-    std::string worker_program = RINGBACK_WORKER_PROGRAM;
 
     // What a guest's disk may be. The longest entry that holds the path decides, deny before allow when equal.
     std::vector<std::string> allow{"/"};
@@ -38,8 +30,6 @@ struct Config {
     bool persistent_grants = true;   // feature-persistent
     bool barrier = true;             // feature-barrier, for frontends that know no flush
 
-    [[nodiscard]] std::string control_socket() const { return runtime_directory + "/blkbackd.sock"; }
-    [[nodiscard]] std::string worker_socket() const { return runtime_directory + "/blkback-worker.sock"; }
     [[nodiscard]] std::string journal_directory() const { return runtime_directory + "/blk"; }
 };
 

@@ -221,7 +221,7 @@ void Supervisor::doctor_info(Responder respond) {
              {"daemon_version", RINGBACK_VERSION},
              {"pid", ::getpid()},
              {"roots", config_.roots},
-             {"worker_start", config_.worker_start == WorkerStart::systemd ? "systemd" : "fork"},
+             {"worker_start", to_string(config_.worker_start)},
              {"devices", devices_.size()},
              {"troubled", troubled}});
 }

@@ -6,35 +6,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <fstream>
-#include <sstream>
-#define TOML_EXCEPTIONS 0
-#include <toml++/toml.h>
-
+#include "runtime/settings.h"
 #include "runtime/unique_fd.h"
 
 namespace ringback::mac {
 
 namespace {
 
-// Hands every key of the file to `take`, which returns where its value goes, or nullptr.
+// Every setting of the text goes where `take` says for its key, nullptr for none.
 template <typename Take>
 Result<void> each_text(const std::string& text, const std::string& origin, const Take& take) {
-    const toml::parse_result parsed = toml::parse(text, origin);
-    if (!parsed) {
-        return Error{EINVAL, fmt::format("{}:{}: {}", origin, parsed.error().source().begin.line,
-                                         parsed.error().description())};
-    }
-    for (const auto& [key, node] : parsed.table()) {
-        const auto line = node.source().begin.line;
-        std::string* to = take(key.str());
-        if (to == nullptr)
-            return Error{EINVAL, fmt::format("{}:{}: {} is not a setting", origin, line, key.str())};
-        const auto value = node.template value_exact<std::string>();
-        if (!value || value->empty()) {
-            return Error{EINVAL, fmt::format("{}:{}: {} must be a text in quotes", origin, line, key.str())};
-        }
-        *to = *value;
+    const std::vector<Setting> settings = TRY(parse_settings(text, origin));
+    for (const Setting& setting : settings) {
+        std::string* to = take(setting.key);
+        if (to == nullptr) return setting.unknown();
+        TRY(setting.take(*to));
     }
     return {};
 }
@@ -84,12 +70,7 @@ Result<Config> parse_config(const std::string& text, const std::string& origin) 
 }
 
 Result<Config> load_config(const std::string& path) {
-    if (path == kConfigPath && absent(path)) return Config{};
-    std::ifstream file(path);
-    if (!file) return os_error("read configuration " + path);
-    std::ostringstream text;
-    text << file.rdbuf();
-    return parse_config(text.str(), path);
+    return parse_config(TRY(read_settings(path, kConfigPath)), path);
 }
 
 Result<Location> locate(const Config& config) {

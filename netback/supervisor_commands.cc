@@ -148,7 +148,7 @@ void Supervisor::doctor_info(Responder respond) {
     respond({{"ok", true},
              {"daemon_version", RINGBACK_VERSION},
              {"pid", ::getpid()},
-             {"worker_start", config_.worker_start == WorkerStart::systemd ? "systemd" : "fork"},
+             {"worker_start", to_string(config_.worker_start)},
              {"devices", devices_.size()},
              {"troubled", troubled}});
 }

@@ -14,7 +14,7 @@ TEST_CASE("an empty configuration has every default") {
     const auto config = blk::parse_config("", "test.toml");
     REQUIRE(config.ok());
     CHECK(config.value().roots == std::vector<std::string>{"backend/vbd", "backend/vbd3"});
-    CHECK(config.value().worker_start == blk::WorkerStart::systemd);
+    CHECK(config.value().worker_start == WorkerStart::systemd);
     CHECK(config.value().allow == std::vector<std::string>{"/"});
     CHECK(config.value().persistent_grants);
     CHECK(config.value().control_socket() == "/run/ringback/blkbackd.sock");
@@ -40,7 +40,7 @@ barrier = false
     CHECK(c.roots == std::vector<std::string>{"backend/qdisk"});
     CHECK(c.journal_directory() == "/run/x/blk");
     CHECK(c.control_group == "disk");
-    CHECK(c.worker_start == blk::WorkerStart::fork);
+    CHECK(c.worker_start == WorkerStart::fork);
     CHECK(c.worker_program == "/opt/worker");
     CHECK(c.allow == std::vector<std::string>{"/srv"});
     CHECK(c.deny.empty());

@@ -24,7 +24,7 @@ queue_length = 64
     REQUIRE(config.ok());
     CHECK(config.value().control_socket() == "/run/x/netbackd.sock");
     CHECK(config.value().control_group == "nets");
-    CHECK(config.value().worker_start == net::WorkerStart::fork);
+    CHECK(config.value().worker_start == WorkerStart::fork);
     CHECK(config.value().worker_program == "/opt/worker");
     CHECK(config.value().max_queues == 3);
     CHECK(config.value().queue_length == 64);
