@@ -70,9 +70,6 @@ class Supervisor {
     void status(const ControlRequest& request, Responder respond);
     void resize(const ControlRequest& request, Responder respond);
     void doctor_info(Responder respond);
-    [[nodiscard]] Result<xen::Domid> find_guest(const std::string& guest) const;
-    [[nodiscard]] std::string guest_name(xen::Domid domid) const;
-    [[nodiscard]] std::string guest_uuid(xen::Domid domid) const;
     [[nodiscard]] nlohmann::json describe(const Device& device) const;
 
     EventLoop& loop_;

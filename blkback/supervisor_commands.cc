@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "blkback/supervisor.h"
+#include "hypervisor/guest_status.h"
 
 namespace ringback::blk {
 
@@ -15,7 +16,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kWaitReady{30000};  // libxl gives a hotplug script 40 s
-constexpr milliseconds kStatsPatience{2000};
 constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 62;
 
 nlohmann::json counters(const Stats& stats) {
@@ -77,27 +77,6 @@ void Supervisor::wait_ready(const ControlRequest& request, Responder respond) {
     });
 }
 
-std::string Supervisor::guest_name(xen::Domid domid) const {
-    return store_.read(fmt::format("/local/domain/{}/name", domid)).value_or("");
-}
-
-std::string Supervisor::guest_uuid(xen::Domid domid) const {
-    const std::string vm = store_.read(fmt::format("/local/domain/{}/vm", domid)).value_or("");
-    return vm.starts_with("/vm/") ? vm.substr(4) : "";
-}
-
-// A domid, a name or a UUID. A name made of digits only is taken for a domid, as xl does.
-Result<xen::Domid> Supervisor::find_guest(const std::string& guest) const {
-    if (const auto domid = xen::parse_number(guest, 0, 0x7fef)) return static_cast<xen::Domid>(*domid);
-    for (const std::string& entry : store_.list("/local/domain")) {
-        const auto domid = xen::parse_number(entry, 0, 0x7fef);
-        if (!domid) continue;
-        const auto candidate = static_cast<xen::Domid>(*domid);
-        if (guest_name(candidate) == guest || guest_uuid(candidate) == guest) return candidate;
-    }
-    return Error{ENOENT, fmt::format("there is no guest \"{}\" (a name, a domid or a UUID)", guest)};
-}
-
 nlohmann::json Supervisor::describe(const Device& device) const {
     const View& view = device.last_view();
     nlohmann::json disk = {{"device", device.id().text()},
@@ -126,65 +105,20 @@ nlohmann::json Supervisor::describe(const Device& device) const {
     return disk;
 }
 
-namespace {
-
-// A status answer that waits for the workers' counters.
-struct StatusJob {
-    Responder respond;
-    nlohmann::json answer;
-    size_t open = 1;  // the caller's own, until every question is asked
-    bool done = false;
-
-    void finish() {
-        if (done) return;
-        done = true;
-        respond(std::move(answer));
-    }
-    void one_less() {
-        if (--open == 0) finish();
-    }
-};
-
-}  // namespace
-
 void Supervisor::status(const ControlRequest& request, Responder respond) {
-    const auto guest = request.text("guest");
-    if (!guest) return respond(control_error(guest.error().message));
-    std::optional<xen::Domid> only;
-    if (guest.value()) {
-        const auto found = find_guest(*guest.value());
-        if (!found) return respond(control_error(found.error().message));
-        only = found.value();
-    }
-    const auto job = std::make_shared<StatusJob>();
-    job->respond = std::move(respond);
-    job->answer = {{"ok", true}, {"guests", nlohmann::json::array()}};
-    nlohmann::json& guests = job->answer["guests"];
-    std::map<xen::Domid, size_t> index;
+    const auto status = xen::GuestStatus::start(loop_, store_, "disks", request, std::move(respond));
+    if (!status) return;
     for (const auto& [id, device] : devices_) {
-        if (only && id.domid != *only) continue;
-        const auto [entry, fresh] = index.try_emplace(id.domid, guests.size());
-        if (fresh) {
-            guests.push_back({{"domid", id.domid},
-                              {"name", guest_name(id.domid)},
-                              {"uuid", guest_uuid(id.domid)},
-                              {"worker_pid", workers_.pid(id.domid)},
-                              {"disks", nlohmann::json::array()}});
-        }
-        nlohmann::json& disks = guests[entry->second]["disks"];
-        disks.push_back(describe(*device));
+        if (!status->wants(id.domid)) continue;
+        status->guest(id.domid)["worker_pid"] = workers_.pid(id.domid);
+        const size_t disk = status->add(id.domid, describe(*device));
         if (device->image() != ImagePhase::open || !workers_.connected(id.domid)) continue;
-        ++job->open;
-        device->ask_stats([job, where = entry->second, disk = disks.size() - 1](const Answer& answer) {
-            if (!job->done && answer.error == 0) {
-                job->answer["guests"][where]["disks"][disk]["counters"] = counters(answer.stats);
-            }
-            job->one_less();
+        status->expect();
+        device->ask_stats([status, domid = id.domid, disk](const Answer& answer) {
+            status->got(domid, disk, answer.error == 0 ? counters(answer.stats) : nlohmann::json());
         });
     }
-    // A worker that is busy opening something answers late: then without its counters.
-    loop_.after(kStatsPatience, [job] { job->finish(); });
-    job->one_less();
+    status->finish();
 }
 
 void Supervisor::resize(const ControlRequest& request, Responder respond) {
@@ -195,7 +129,7 @@ void Supervisor::resize(const ControlRequest& request, Responder respond) {
     if (!disk) return respond(control_error(disk.error().message));
     if (!bytes) return respond(control_error(bytes.error().message));
     if (!guest.value() || !disk.value()) return respond(control_error("resize needs \"guest\" and \"disk\""));
-    const auto domid = find_guest(*guest.value());
+    const auto domid = xen::find_guest(store_, *guest.value());
     if (!domid) return respond(control_error(domid.error().message));
     const auto devid = xen::parse_number(*disk.value(), 0, UINT32_MAX);
     const auto found = std::find_if(devices_.begin(), devices_.end(), [&](const auto& entry) {
