@@ -33,6 +33,7 @@
 #include <span>
 #include <string>
 
+#include "disk-images/intrusive_list.h"
 #include "runtime/reactor.h"
 #include "runtime/result.h"
 #include "runtime/unique_fd.h"
@@ -60,6 +61,7 @@ struct Io {
     std::array<uint64_t, 4> scratch{};  // the image's
     Io* next = nullptr;                 // the image's
 };
+using IoList = IntrusiveList<Io>;
 
 // What a frontend is told about the disk.
 struct Geometry {

@@ -136,7 +136,7 @@ void Cache::write_queued() {
 Detached Cache::write_out(Slice& slice) {
     ++slice.pins;
     slice.writing = true;
-    WaitList committers = slice.committers.take();
+    IntrusiveList<Waiter> committers = slice.committers.take();
     slice.vector = {slice.bytes, slice_bytes_};
     const int32_t result = co_await file_.write(slice.offset, slice_bytes_, {&slice.vector, 1});
     slice.writing = false;

@@ -26,6 +26,7 @@
 #include <memory>
 #include <utility>
 
+#include "disk-images/intrusive_list.h"
 #include "runtime/check.h"
 #include "runtime/reactor.h"
 
@@ -134,26 +135,8 @@ struct Waiter {
     Waiter* next = nullptr;
 };
 
-class WaitList {
+class WaitList : public IntrusiveList<Waiter> {
   public:
-    [[nodiscard]] bool empty() const { return first_ == nullptr; }
-    void push(Waiter& waiter) {
-        waiter.next = nullptr;
-        if (last_ != nullptr) {
-            last_->next = &waiter;
-        } else {
-            first_ = &waiter;
-        }
-        last_ = &waiter;
-    }
-    Waiter& pop() {
-        Waiter& waiter = *first_;
-        first_ = waiter.next;
-        if (first_ == nullptr) last_ = nullptr;
-        return waiter;
-    }
-    WaitList take() { return std::exchange(*this, WaitList{}); }
-
     // co_await list.wait(): until somebody wakes it.
     struct Wait : Waiter {
         WaitList& list;
@@ -166,17 +149,13 @@ class WaitList {
         void await_resume() const noexcept {}
     };
     Wait wait() { return Wait(*this); }
-
-  private:
-    Waiter* first_ = nullptr;
-    Waiter* last_ = nullptr;
 };
 
 class Wakeups : private Task {
   public:
     explicit Wakeups(Reactor& reactor) : reactor_(reactor) {
         run = [](Task& self) noexcept {
-            WaitList now = static_cast<Wakeups&>(self).ready_.take();
+            IntrusiveList<Waiter> now = static_cast<Wakeups&>(self).ready_.take();
             while (!now.empty())
                 now.pop().handle.resume();
         };
@@ -188,7 +167,7 @@ class Wakeups : private Task {
         ready_.push(waiter);
         reactor_.schedule(*this);
     }
-    void wake_all(WaitList& list) {
+    void wake_all(IntrusiveList<Waiter>& list) {
         while (!list.empty())
             wake(list.pop());
     }

@@ -3,12 +3,12 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <limits.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 
+#include "disk-images/file_request.h"
 #include "disk-images/raw/geometry.h"
 #include "runtime/log.h"
 
@@ -16,23 +16,7 @@ namespace ringback::image::qcow2 {
 
 namespace {
 
-constexpr uint32_t kMaxRetries = 16;
 alignas(4096) std::array<std::byte, 4096> zeros{};
-
-bool transient(int32_t result) {
-    return result == -EAGAIN || result == -EINTR;
-}
-
-void consume(std::span<iovec>& vectors, size_t bytes) {
-    while (bytes > 0 && bytes >= vectors.front().iov_len) {
-        bytes -= vectors.front().iov_len;
-        vectors = vectors.subspan(1);
-    }
-    if (bytes > 0) {
-        vectors.front().iov_base = static_cast<std::byte*>(vectors.front().iov_base) + bytes;
-        vectors.front().iov_len -= bytes;
-    }
-}
 
 }  // namespace
 
@@ -58,79 +42,63 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(File file, Reactor& reactor, 
     made->direct_ = layout.direct;
     made->block_device_ = layout.block_device;
     made->geometry_ = layout.geometry;
-    made->failed_ = options.sync_failed;
+    if (options.sync_failed) made->set_failed();
     return made;
 }
 
 ImageFile::ImageFile(File file, ImageLock lock, Reactor& reactor)
-    : file_(std::move(file)), lock_(std::move(lock)), reactor_(reactor) {
-    sync_request_.file = this;
-    sync_request_.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
-        static_cast<SyncRequest&>(self).file->on_sync(result);
-    };
-}
+    : file_(std::move(file)),
+      lock_(std::move(lock)),
+      reactor_(reactor),
+      syncs_(reactor, file_.name, [](SharedSync<Waiter>&, IntrusiveList<Waiter> waited) noexcept {
+          while (!waited.empty())
+              waited.pop().handle.resume();
+      }) {}
 
 ImageFile::~ImageFile() {
-    INVARIANT(!syncing_);
+    INVARIANT(!syncs_.running());
     if (registered_) reactor_.drop_file(slot_);
 }
 
-ImageFile::Transfer::Transfer(ImageFile& file, bool reads, uint64_t offset, uint64_t length,
-                              std::span<iovec> vectors, uint16_t buffer)
-    : file_(file), reads_(reads), buffer_(buffer), offset_(offset), left_(length), vectors_(vectors) {
+ImageFile::Request::Request(ImageFile& file, Op op, uint64_t offset, uint64_t length, std::span<iovec> vectors,
+                            uint16_t buffer)
+    : file_(file), op_(op), buffer_(buffer), offset_(offset), left_(length), vectors_(vectors) {
     on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
-        static_cast<Transfer&>(self).finished(result);
+        static_cast<Request&>(self).finished(result);
     };
 }
 
-void ImageFile::Transfer::submit() {
-    const int slot = static_cast<int>(file_.slot_);
+void ImageFile::Request::submit() {
+    // A device need not unmap what it zeroes; that it zeroes is what counts here.
+    const int mode = file_.block_device_ ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
     file_.reactor_.submit(*this, [&](io_uring_sqe* sqe) {
-        const iovec& first = vectors_.front();
-        const auto length = static_cast<unsigned>(std::min<size_t>(first.iov_len, 1U << 30));
-        const auto count = static_cast<unsigned>(std::min<size_t>(vectors_.size(), IOV_MAX));
-        if (count == 1 && buffer_ != kNoBuffer) {
-            if (reads_) {
-                io_uring_prep_read_fixed(sqe, slot, first.iov_base, length, offset_, buffer_);
-            } else {
-                io_uring_prep_write_fixed(sqe, slot, first.iov_base, length, offset_, buffer_);
-            }
-        } else if (count == 1) {
-            if (reads_) {
-                io_uring_prep_read(sqe, slot, first.iov_base, length, offset_);
-            } else {
-                io_uring_prep_write(sqe, slot, first.iov_base, length, offset_);
-            }
-        } else if (reads_) {
-            io_uring_prep_readv(sqe, slot, vectors_.data(), count, offset_);
+        if (op_ == Op::zero) {
+            prepare_fallocate(sqe, file_.slot_, mode | FALLOC_FL_KEEP_SIZE, offset_, left_);
         } else {
-            io_uring_prep_writev(sqe, slot, vectors_.data(), count, offset_);
+            prepare_transfer(sqe, file_.slot_, op_ == Op::read, vectors_, offset_, buffer_);
         }
-        sqe->flags |= IOSQE_FIXED_FILE;
     });
 }
 
-void ImageFile::Transfer::finished(int32_t result) {
-    if (transient(result) && retries_ < kMaxRetries) {
-        ++retries_;
-        return submit();
-    }
-    if (result < 0) {
-        result_ = result;
-        return waiter_.resume();
-    }
-    auto moved = static_cast<uint64_t>(result);
+void ImageFile::Request::finished(int32_t result) {
+    if (try_again(result, retries_)) return submit();
+    if (result >= 0 && op_ != Op::zero) return moved(static_cast<uint64_t>(result));
+    result_ = std::min(result, 0);
+    waiter_.resume();
+}
+
+void ImageFile::Request::moved(uint64_t bytes) {
     // A direct read that ends inside a sector has met the end of the file; a write has to go on from a
     // sector's begin.
-    const bool end = reads_ && (moved == 0 || (file_.direct_ && moved % kSectorSize != 0));
-    if (file_.direct_ && !reads_) moved -= moved % kSectorSize;
-    if (!end && moved == 0) {
+    const bool end = op_ == Op::read && (bytes == 0 || (file_.direct_ && bytes % kSectorSize != 0));
+    if (file_.direct_ && op_ == Op::write) bytes -= bytes % kSectorSize;
+    if (!end && bytes == 0) {
         result_ = -EIO;
         return waiter_.resume();
     }
-    consume(vectors_, moved);
-    left_ -= moved;
-    offset_ += moved;
+    consume(vectors_, bytes);
+    left_ -= bytes;
+    offset_ += bytes;
     retries_ = 0;
     if (end) {
         for (const iovec& vector : vectors_)
@@ -139,60 +107,6 @@ void ImageFile::Transfer::finished(int32_t result) {
     }
     if (left_ > 0) return submit();
     waiter_.resume();
-}
-
-ImageFile::Allocate::Allocate(ImageFile& file, int mode, uint64_t offset, uint64_t length)
-    : file_(file), mode_(mode), offset_(offset), length_(length) {
-    on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
-        auto& mine = static_cast<Allocate&>(self);
-        if (transient(result) && mine.retries_ < kMaxRetries) {
-            ++mine.retries_;
-            return mine.submit();
-        }
-        mine.result_ = result < 0 ? result : 0;
-        mine.waiter_.resume();
-    };
-}
-
-void ImageFile::Allocate::submit() {
-    file_.reactor_.submit(*this, [&](io_uring_sqe* sqe) {
-        io_uring_prep_fallocate(sqe, static_cast<int>(file_.slot_), mode_, static_cast<off_t>(offset_),
-                                static_cast<off_t>(length_));
-        sqe->flags |= IOSQE_FIXED_FILE;
-    });
-}
-
-ImageFile::Allocate ImageFile::punch(uint64_t offset, uint64_t length) {
-    // A device need not unmap what it zeroes; that it zeroes is what counts here.
-    const int mode = block_device_ ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
-    return Allocate(*this, mode | FALLOC_FL_KEEP_SIZE, offset, length);
-}
-
-void ImageFile::start_sync() {
-    syncing_ = true;
-    syncs_ = waiting_syncs_.take();
-    reactor_.submit(sync_request_, [this](io_uring_sqe* sqe) {
-        io_uring_prep_fsync(sqe, static_cast<int>(slot_), IORING_FSYNC_DATASYNC);
-        sqe->flags |= IOSQE_FIXED_FILE;
-    });
-}
-
-void ImageFile::on_sync(int32_t result) {
-    syncing_ = false;
-    if (result < 0 && !failed_) {
-        failed_ = true;
-        log::error("{}: fdatasync: {}; writes and flushes fail from now on, until the disk is attached again",
-                   file_.name, std::generic_category().message(-result));
-    }
-    WaitList done = syncs_.take();
-    if (failed_) {
-        while (!waiting_syncs_.empty())
-            done.push(waiting_syncs_.pop());
-    } else if (!waiting_syncs_.empty()) {
-        start_sync();
-    }
-    while (!done.empty())
-        done.pop().handle.resume();
 }
 
 }  // namespace ringback::image::qcow2

@@ -3,10 +3,8 @@
 // ImageFile: the file below an image (its own, or its data file), asynchronous.
 //
 // Each operation is something to co_await; its state lives in the awaiting frame. Partial transfers and
-// transient errors are continued. What lies past the end of the file reads as zeros. One fdatasync runs at a
-// time, as in raw/image.h and for the same reason: the kernel reports a failed write-back once. Who asks
-// meanwhile shares the next one, which starts after all of them asked. After one has failed all later ones
-// fail: failed() stays true.
+// transient errors are continued. What lies past the end of the file reads as zeros. Syncs are shared
+// (shared_sync.h); after one has failed all later ones fail: failed() stays true.
 //
 // Direct I/O that wants more than 512 bytes of alignment is not used for this format, whose clusters may be
 // 512 bytes: there the page cache serves.
@@ -21,6 +19,7 @@
 #include "disk-images/image.h"
 #include "disk-images/lock.h"
 #include "disk-images/qcow2/co.h"
+#include "disk-images/shared_sync.h"
 
 namespace ringback::image::qcow2 {
 
@@ -35,7 +34,7 @@ class ImageFile {
     ImageFile(const ImageFile&) = delete;
     ImageFile& operator=(const ImageFile&) = delete;
 
-    class [[nodiscard]] Transfer : Completion {
+    class [[nodiscard]] Request : Completion {
       public:
         bool await_ready() const noexcept { return left_ == 0; }
         void await_suspend(std::coroutine_handle<> self) noexcept {
@@ -46,13 +45,13 @@ class ImageFile {
 
       private:
         friend class ImageFile;
-        Transfer(ImageFile& file, bool reads, uint64_t offset, uint64_t length, std::span<iovec> vectors,
-                 uint16_t buffer);
+        Request(ImageFile& file, Op op, uint64_t offset, uint64_t length, std::span<iovec> vectors, uint16_t buffer);
         void submit();
         void finished(int32_t result);
+        void moved(uint64_t bytes);
 
         ImageFile& file_;
-        bool reads_;
+        Op op_;
         uint16_t buffer_;
         uint32_t retries_ = 0;
         int32_t result_ = 0;
@@ -63,37 +62,16 @@ class ImageFile {
     };
     // 0 or -errno. The vectors (their sum is `length`) are shortened; every length and base is a multiple of
     // 512.
-    Transfer read(uint64_t offset, uint64_t length, std::span<iovec> vectors, uint16_t buffer = kNoBuffer) {
-        return Transfer(*this, true, offset, length, vectors, buffer);
+    Request read(uint64_t offset, uint64_t length, std::span<iovec> vectors, uint16_t buffer = kNoBuffer) {
+        return Request(*this, Op::read, offset, length, vectors, buffer);
     }
-    Transfer write(uint64_t offset, uint64_t length, std::span<iovec> vectors, uint16_t buffer = kNoBuffer) {
-        return Transfer(*this, false, offset, length, vectors, buffer);
+    Request write(uint64_t offset, uint64_t length, std::span<iovec> vectors, uint16_t buffer = kNoBuffer) {
+        return Request(*this, Op::write, offset, length, vectors, buffer);
     }
-
-    class [[nodiscard]] Allocate : Completion {
-      public:
-        bool await_ready() const noexcept { return length_ == 0; }
-        void await_suspend(std::coroutine_handle<> self) noexcept {
-            waiter_ = self;
-            submit();
-        }
-        int32_t await_resume() const noexcept { return result_; }
-
-      private:
-        friend class ImageFile;
-        Allocate(ImageFile& file, int mode, uint64_t offset, uint64_t length);
-        void submit();
-
-        ImageFile& file_;
-        int mode_;
-        uint32_t retries_ = 0;
-        int32_t result_ = 0;
-        uint64_t offset_;
-        uint64_t length_;
-        std::coroutine_handle<> waiter_;
-    };
     // The range reads as zeros, and its blocks are the file system's again. -EOPNOTSUPP: not possible here.
-    Allocate punch(uint64_t offset, uint64_t length);
+    Request punch(uint64_t offset, uint64_t length) {
+        return Request(*this, Op::zero, offset, length, {}, kNoBuffer);
+    }
 
     // co_await: what was written before is on stable storage.
     struct [[nodiscard]] Sync : Waiter {
@@ -102,14 +80,13 @@ class ImageFile {
         bool await_ready() const noexcept { return false; }
         void await_suspend(std::coroutine_handle<> self) noexcept {
             handle = self;
-            file.waiting_syncs_.push(*this);
-            if (!file.syncing_) file.start_sync();
+            file.syncs_.join(*this, file.slot_);
         }
-        int32_t await_resume() const noexcept { return file.failed_ ? -EIO : 0; }
+        int32_t await_resume() const noexcept { return file.failed() ? -EIO : 0; }
     };
     Sync sync() { return Sync(*this); }
-    [[nodiscard]] bool failed() const { return failed_; }
-    void set_failed() { failed_ = true; }
+    [[nodiscard]] bool failed() const { return syncs_.failed(); }
+    void set_failed() { syncs_.set_failed(); }
 
     [[nodiscard]] const Geometry& geometry() const { return geometry_; }  // of the storage
     [[nodiscard]] bool block_device() const { return block_device_; }
@@ -118,8 +95,6 @@ class ImageFile {
 
   private:
     ImageFile(File file, ImageLock lock, Reactor& reactor);
-    void start_sync();
-    void on_sync(int32_t result);
 
     File file_;
     ImageLock lock_;  // after file_: released before the descriptor is closed
@@ -128,14 +103,8 @@ class ImageFile {
     bool registered_ = false;
     bool direct_ = false;
     bool block_device_ = false;
-    bool syncing_ = false;
-    bool failed_ = false;
     Geometry geometry_;
-    WaitList waiting_syncs_;  // for the next one
-    WaitList syncs_;          // of the one under way
-    struct SyncRequest : Completion {
-        ImageFile* file;
-    } sync_request_;
+    SharedSync<Waiter> syncs_;
 };
 
 }  // namespace ringback::image::qcow2

@@ -26,7 +26,6 @@
 
 #include "disk-images/chain.h"
 #include "disk-images/image.h"
-#include "disk-images/io_list.h"
 #include "disk-images/qcow2/allocator.h"
 #include "disk-images/qcow2/cursor.h"
 #include "disk-images/qcow2/decompress.h"

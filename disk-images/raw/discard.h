@@ -23,7 +23,7 @@
 #include <memory>
 #include <thread>
 
-#include "disk-images/io_list.h"
+#include "disk-images/image.h"
 
 namespace ringback::image {
 

@@ -3,37 +3,15 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <limits.h>
 #include <unistd.h>
 
 #include <algorithm>
 
+#include "disk-images/file_request.h"
 #include "disk-images/raw/progress.h"
 #include "runtime/log.h"
 
 namespace ringback::image {
-
-namespace {
-
-constexpr uint32_t kMaxRetries = 16;
-
-bool transient(int32_t result) {
-    return result == -EAGAIN || result == -EINTR;
-}
-
-// Drops `bytes` from the front of the vectors.
-void consume(std::span<iovec>& vectors, size_t bytes) {
-    while (bytes > 0 && bytes >= vectors.front().iov_len) {
-        bytes -= vectors.front().iov_len;
-        vectors = vectors.subspan(1);
-    }
-    if (bytes > 0) {
-        vectors.front().iov_base = static_cast<std::byte*>(vectors.front().iov_base) + bytes;
-        vectors.front().iov_len -= bytes;
-    }
-}
-
-}  // namespace
 
 Result<std::unique_ptr<Image>> RawImage::open(File file, Reactor& reactor, const OpenOptions& options) {
     RawLayout layout = TRY(probe_layout(file, options));
@@ -59,7 +37,7 @@ Result<std::unique_ptr<Image>> RawImage::open(File file, Reactor& reactor, const
     const uint32_t slot = TRY(reactor.put_file(file.fd.get()));
     std::unique_ptr<RawImage> image(
         new RawImage(std::move(file), std::move(lock), layout, reactor, slot, options.writable));
-    image->sync_failed_ = options.sync_failed;
+    if (options.sync_failed) image->flushes_.set_failed();
     image->unaligned_ = std::move(unaligned);
     image->discards_ = std::move(discards);
     return std::unique_ptr<Image>(std::move(image));
@@ -72,11 +50,12 @@ RawImage::RawImage(File file, ImageLock lock, const RawLayout& layout, Reactor& 
       layout_(layout),
       reactor_(reactor),
       slot_(slot),
-      writable_(writable) {
-    sync_.image = this;
-    sync_.on_complete = [](Completion& self, int32_t result, uint32_t) noexcept {
-        static_cast<Sync&>(self).image->on_sync(result);
-    };
+      writable_(writable),
+      flushes_(reactor, file_.name, [](SharedSync<Io>& self, IoList waited) noexcept {
+          RawImage& image = *static_cast<Flushes&>(self).image;
+          while (!waited.empty()) image.finish(waited.pop(), image.sync_failed() ? -EIO : 0);
+      }) {
+    flushes_.image = this;
     finisher_.image = this;
     finisher_.run = [](Task& self) noexcept { static_cast<Finisher&>(self).image->answer_finished(); };
 }
@@ -120,7 +99,7 @@ void RawImage::advance() {
 }
 
 bool RawImage::refused(const Io& io) const {
-    return sync_failed_ && io.op != Op::read;
+    return sync_failed() && io.op != Op::read;
 }
 
 void RawImage::start(Io& io) {
@@ -134,8 +113,7 @@ void RawImage::start(Io& io) {
             if (wants_alignment(io)) return transfer_blocks(unaligned_->begin(io));
             return transfer(io);
         case Op::flush:
-            waiting_flushes_.push(io);
-            return sync();
+            return flushes_.join(io, slot_);
         case Op::discard:
             if (!layout_.geometry.discard) return finish_later(io, -EOPNOTSUPP);
             if (io.length == 0) return finish_later(io, 0);
@@ -154,42 +132,15 @@ void RawImage::transfer(Io& io) {
         Io& done = io_of(self);
         progress(done).image->on_transfer(done, result);
     };
-    const int slot = static_cast<int>(slot_);
     const uint64_t offset = io.offset + progress(io).done;
-    const bool reads = io.op == Op::read;
     reactor_.submit(io.completion, [&](io_uring_sqe* sqe) {
-        const iovec& first = io.vectors.front();
-        // What does not fit into one request (a length of 32 bits, IOV_MAX vectors) is a partial transfer
-        // like others.
-        const auto length = static_cast<unsigned>(std::min<size_t>(first.iov_len, 1U << 30));
-        const auto count = static_cast<unsigned>(std::min<size_t>(io.vectors.size(), IOV_MAX));
-        if (count == 1 && io.buffer != kNoBuffer) {
-            if (reads) {
-                io_uring_prep_read_fixed(sqe, slot, first.iov_base, length, offset, io.buffer);
-            } else {
-                io_uring_prep_write_fixed(sqe, slot, first.iov_base, length, offset, io.buffer);
-            }
-        } else if (count == 1) {
-            if (reads) {
-                io_uring_prep_read(sqe, slot, first.iov_base, length, offset);
-            } else {
-                io_uring_prep_write(sqe, slot, first.iov_base, length, offset);
-            }
-        } else if (reads) {
-            io_uring_prep_readv(sqe, slot, io.vectors.data(), count, offset);
-        } else {
-            io_uring_prep_writev(sqe, slot, io.vectors.data(), count, offset);
-        }
-        sqe->flags |= IOSQE_FIXED_FILE;
+        prepare_transfer(sqe, slot_, io.op == Op::read, io.vectors, offset, io.buffer);
     });
 }
 
 void RawImage::on_transfer(Io& io, int32_t result) {
     Progress& at = progress(io);
-    if (transient(result) && at.retries < kMaxRetries) {
-        ++at.retries;
-        return transfer(io);
-    }
+    if (try_again(result, at.retries)) return transfer(io);
     if (result < 0) return finish(io, result);
     // The next request has to be aligned again; what a direct transfer did beyond that is done once more.
     auto moved = static_cast<uint64_t>(result);
@@ -223,43 +174,13 @@ void RawImage::punch(Io& io) {
     // A hole reads as zeros; a device need not unmap what it zeroes.
     const int mode = layout_.block_device && io.op == Op::zero ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
     reactor_.submit(io.completion, [&](io_uring_sqe* sqe) {
-        io_uring_prep_fallocate(sqe, static_cast<int>(slot_), mode | FALLOC_FL_KEEP_SIZE,
-                                static_cast<off_t>(io.offset), static_cast<off_t>(io.length));
-        sqe->flags |= IOSQE_FIXED_FILE;
+        prepare_fallocate(sqe, slot_, mode | FALLOC_FL_KEEP_SIZE, io.offset, io.length);
     });
 }
 
 void RawImage::on_punch(Io& io, int32_t result) {
-    if (transient(result) && progress(io).retries++ < kMaxRetries) return punch(io);
+    if (try_again(result, progress(io).retries)) return punch(io);
     finish(io, result);
-}
-
-void RawImage::sync() {
-    if (syncing_) return;
-    syncing_ = true;
-    flushes_ = waiting_flushes_.take();
-    reactor_.submit(sync_, [this](io_uring_sqe* sqe) {
-        io_uring_prep_fsync(sqe, static_cast<int>(slot_), IORING_FSYNC_DATASYNC);
-        sqe->flags |= IOSQE_FIXED_FILE;
-    });
-}
-
-void RawImage::on_sync(int32_t result) {
-    syncing_ = false;
-    if (result < 0 && !sync_failed_) {
-        sync_failed_ = true;
-        log::error("{}: fdatasync: {}; writes and flushes fail from now on, until the disk is attached again",
-                   file_.name, std::generic_category().message(-result));
-    }
-    IoList done = flushes_.take();
-    if (sync_failed_) {
-        while (!waiting_flushes_.empty())
-            done.push(waiting_flushes_.pop());
-    } else if (!waiting_flushes_.empty()) {
-        sync();
-    }
-    while (!done.empty())
-        finish(done.pop(), sync_failed_ ? -EIO : 0);
 }
 
 void RawImage::finish(Io& io, int32_t result) {

@@ -8,10 +8,7 @@
 //   - Partial transfers and transient errors are continued from the completion. A transfer that makes no
 //   progress (a
 //     file cut off under us) is -EIO: a guest must not read zeros where its data was.
-//   - One fdatasync runs at a time. The kernel reports a failed write-back once per open file, so of two that
-//   run
-//     together one may claim success for data that is lost. Flushes that come meanwhile share the next one:
-//     it starts after all of them were submitted, which is all a flush asks for.
+//   - Flushes share their fdatasync (shared_sync.h).
 //   - After a sync failed, what changes the disk is answered -EIO, also what was on its way by then. Reads go
 //   on.
 //   - Where direct I/O wants more than 512 bytes of alignment, requests that have less go through
@@ -31,11 +28,11 @@
 #include <memory>
 
 #include "disk-images/image.h"
-#include "disk-images/io_list.h"
 #include "disk-images/lock.h"
 #include "disk-images/raw/discard.h"
 #include "disk-images/raw/geometry.h"
 #include "disk-images/raw/unaligned.h"
+#include "disk-images/shared_sync.h"
 
 namespace ringback::image {
 
@@ -50,7 +47,7 @@ class RawImage final : public Image {
     [[nodiscard]] const Geometry& geometry() const override { return layout_.geometry; }
     void submit(std::span<Io*> batch) override;
     [[nodiscard]] Result<void> refresh_size() override;
-    [[nodiscard]] bool sync_failed() const override { return sync_failed_; }
+    [[nodiscard]] bool sync_failed() const override { return flushes_.failed(); }
     [[nodiscard]] Result<Extent> extent(uint64_t offset) override;
     [[nodiscard]] Result<void> resize(uint64_t bytes) override;
 
@@ -65,12 +62,10 @@ class RawImage final : public Image {
     void transfer(Io& io);         // (the rest of) a read or write to the kernel
     void transfer_blocks(Io& io);  // one of unaligned_'s
     void punch(Io& io);
-    void sync();
 
     void on_transfer(Io& io, int32_t result);
     void on_blocks(int32_t result);
     void on_punch(Io& io, int32_t result);
-    void on_sync(int32_t result);
 
     [[nodiscard]] bool refused(const Io& io) const;
     void finish(Io& io, int32_t result);        // answers
@@ -85,16 +80,13 @@ class RawImage final : public Image {
     bool writable_;
     std::unique_ptr<Unaligned> unaligned_;     // null: nothing can be unaligned here
     std::unique_ptr<DiscardThread> discards_;  // null: not a block device, or no discard
-    bool sync_failed_ = false;
-    bool syncing_ = false;
     uint32_t in_flight_ = 0;  // started and not answered
     IoList held_;
-    IoList waiting_flushes_;  // for the next sync
-    IoList flushes_;          // of the sync under way
     IoList finished_;
-    struct Sync : Completion {
-        RawImage* image;
-    } sync_;
+    struct Flushes : SharedSync<Io> {
+        using SharedSync::SharedSync;
+        RawImage* image = nullptr;
+    } flushes_;
     struct Finisher : Task {
         RawImage* image;
     } finisher_;

@@ -9,7 +9,7 @@
 #include <new>
 #include <type_traits>
 
-#include "disk-images/io_list.h"
+#include "disk-images/image.h"
 
 namespace ringback::image::vhd {
 
