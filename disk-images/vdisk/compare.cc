@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "disk-images/vdisk/copy.h"
+#include "disk-images/vdisk/disk_io.h"
 
 namespace ringback::vdisk {
 
@@ -22,10 +22,6 @@ constexpr size_t kSlots = 8;
 constexpr uint64_t kWindowData = uint64_t{128} * kBuffer;
 constexpr size_t kWindowParts = 2048;
 
-struct FreeMemory {
-    void operator()(std::byte* memory) const { std::free(memory); }
-};
-
 struct Part {
     uint64_t offset;
     uint64_t bytes;
@@ -37,13 +33,13 @@ struct Part {
 class Comparer {
   public:
     Comparer(Disk& first, Disk* second, Reactor& reactor, uint64_t from, uint64_t end, const Progress& progress)
-        : disks_{&first, second}, reactor_(reactor), from_(from), end_(end), progress_(progress) {}
+        : disks_{&first, second}, cursors_{Cursor(&first), Cursor(second)}, reactor_(reactor), from_(from), end_(end), progress_(progress) {}
 
     Result<std::optional<uint64_t>> run() {
         for (Slot& slot : slots_) {
             for (Side& side : slot.sides) {
                 side.slot = &slot;
-                side.memory.reset(static_cast<std::byte*>(std::aligned_alloc(4096, kBuffer)));
+                side.memory = make_buffer(kBuffer);
                 if (!side.memory) return os_error(ENOMEM, "allocate buffers");
             }
             slot.owner = this;
@@ -63,7 +59,7 @@ class Comparer {
     struct Slot;
     struct Side : Io {
         Slot* slot = nullptr;
-        std::unique_ptr<std::byte[], FreeMemory> memory;
+        Buffer memory;
         iovec vector{};
         bool has = false;
     };
@@ -74,19 +70,11 @@ class Comparer {
         size_t bytes = 0;
         int waiting = 0;
     };
-    struct Known {
-        uint64_t begin = 0;
-        Extent extent{};
-    };
 
     Result<Extent> ask(size_t which, uint64_t at) {
-        Disk* disk = disks_[which];
-        Known& known = known_[which];
+        const Disk* disk = disks_[which];
         if (disk == nullptr || at >= disk->bytes()) return Extent{.kind = Extent::Kind::zero, .length = end_ - at};
-        if (at < known.begin || at >= known.begin + known.extent.length) known = {at, TRY((*disk)->extent(at))};
-        Extent rest = known.extent;
-        rest.length -= at - known.begin;
-        return rest;
+        return cursors_[which].at(at);
     }
     Result<uint64_t> plan(uint64_t at) {
         parts_.clear();
@@ -122,17 +110,11 @@ class Comparer {
         for (size_t i = 0; i < slot.sides.size(); ++i) {
             Side& side = slot.sides[i];
             if (!side.has) continue;
-            side.op = Op::read;
-            side.offset = slot.at;
-            side.length = slot.bytes;
-            side.vector = {side.memory.get(), slot.bytes};
-            side.vectors = {&side.vector, 1};
             side.done = [](Io& io, int32_t result) noexcept {
                 auto& self = static_cast<Side&>(io);
                 self.slot->owner->on_read(self, result);
             };
-            Io* one = &side;
-            (*disks_[i])->submit({&one, 1});
+            submit(*disks_[i], side, Op::read, slot.at, slot.bytes, side.vector, side.memory.get());
         }
     }
     void on_read(Side& side, int32_t result) {
@@ -163,12 +145,12 @@ class Comparer {
     }
 
     std::array<Disk*, 2> disks_;
+    std::array<Cursor, 2> cursors_;
     Reactor& reactor_;
     const uint64_t from_;
     const uint64_t end_;
     const Progress& progress_;
     std::array<Slot, kSlots> slots_;
-    std::array<Known, 2> known_{};
     std::vector<Part> parts_;
     size_t next_ = 0;
     size_t busy_ = 0;

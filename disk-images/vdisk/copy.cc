@@ -5,9 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
+
+#include "disk-images/vdisk/disk_io.h"
 
 namespace ringback::vdisk {
 
@@ -24,36 +25,10 @@ constexpr size_t kWindowParts = 2048;
 constexpr size_t kHole = 4096;        // the unit that is looked at for zeros
 constexpr size_t kShortHole = 16384;  // shorter ones are written with what is around them
 
-struct FreeMemory {
-    void operator()(std::byte* memory) const { std::free(memory); }
-};
-using Buffer = std::unique_ptr<std::byte[], FreeMemory>;
-Buffer make_buffer() { return Buffer(static_cast<std::byte*>(std::aligned_alloc(4096, kBuffer))); }
-
 struct Part {
     uint64_t offset;
     uint64_t bytes;
     bool has;  // data
-};
-
-// What a disk holds from `offset` on, without asking again for what is known.
-class Cursor {
-  public:
-    explicit Cursor(Disk& disk) : disk_(disk) {}
-    Result<Extent> at(uint64_t offset) {
-        if (offset < begin_ || offset >= begin_ + extent_.length) {
-            extent_ = TRY(disk_->extent(offset));
-            begin_ = offset;
-        }
-        Extent rest = extent_;
-        rest.length -= offset - begin_;
-        return rest;
-    }
-
-  private:
-    Disk& disk_;
-    uint64_t begin_ = 0;
-    Extent extent_{};  // of length 0: none
 };
 
 struct Failure {
@@ -70,25 +45,15 @@ struct Failure {
     }
 };
 
-void submit(Disk& disk, Io& io, Op op, uint64_t offset, size_t bytes, iovec& vector, std::byte* memory) {
-    io.op = op;
-    io.offset = offset;
-    io.length = bytes;
-    vector = {memory, bytes};
-    io.vectors = op == Op::zero ? std::span<iovec>() : std::span<iovec>(&vector, 1);
-    Io* one = &io;
-    disk->submit({&one, 1});
-}
-
 class Copier {
   public:
     Copier(Disk& from, Disk& to, Reactor& reactor, const CopyJob& job, const Progress& progress)
-        : from_(from), to_(to), reactor_(reactor), job_(job), progress_(progress), cursor_(from) {}
+        : from_(from), to_(to), reactor_(reactor), job_(job), progress_(progress), cursor_(&from) {}
 
     Result<CopyCounts> run() {
         for (Slot& slot : slots_) {
             slot.owner = this;
-            slot.memory = make_buffer();
+            slot.memory = make_buffer(kBuffer);
             if (!slot.memory) return os_error(ENOMEM, "allocate buffers");
         }
         for (uint64_t at = 0; at < job_.bytes;) {
@@ -203,16 +168,11 @@ class Copier {
             if (result != 0) self.owner->failure_.note(result, "zero", self.owner->to_, io.offset);
             self.owner->go_on(self);
         };
-        slot.op = Op::zero;
-        slot.offset = job_.to + at;
-        slot.length = bytes;
-        slot.vectors = {};
-        Io* one = &slot;
-        to_->submit({&one, 1});
+        submit(to_, slot, Op::zero, job_.to + at, bytes, slot.vector, nullptr);
     }
     void write_zeros(Slot& slot) {
         if (!zeros_) {
-            zeros_ = make_buffer();
+            zeros_ = make_buffer(kBuffer);
             if (zeros_) std::memset(zeros_.get(), 0, kBuffer);
         }
         if (!zeros_) {
