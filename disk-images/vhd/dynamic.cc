@@ -147,24 +147,27 @@ void DynamicImage::advance(Io& io, uint32_t bytes) {
     at.stage = Stage::begin;
 }
 
+// nullptr: all sectors of the block are in the file. nullopt: the request waits for the bitmap.
+std::optional<Bitmaps::Entry*> DynamicImage::marks(uint32_t block, Io& io) {
+    if (complete_[block]) return nullptr;
+    Bitmaps::Entry* bitmap = bitmaps_.get(block, table_.get(block), io);
+    if (bitmap == nullptr) return std::nullopt;
+    if (!bitmaps_.complete(*bitmap)) return bitmap;
+    complete_[block] = true;
+    (void)bitmaps_.forget(block);
+    return nullptr;
+}
+
 bool DynamicImage::step_read(Io& io) {
     const Place at = place(io);
-    const uint32_t sector = table_.get(at.block);
-    if (sector == kUnused) {
-        return read_from_below(io, at, at.length);
-    }
+    if (table_.get(at.block) == kUnused) return read_from_below(io, at, at.length);
+    const auto bitmap = marks(at.block, io);
+    if (!bitmap) return false;
     uint32_t bytes = at.length;
     bool here = true;
-    if (!complete_[at.block]) {
-        Bitmaps::Entry* bitmap = bitmaps_.get(at.block, sector, io);
-        if (bitmap == nullptr) return false;
-        if (bitmaps_.complete(*bitmap)) {
-            complete_[at.block] = true;
-            (void)bitmaps_.forget(at.block);
-        } else {
-            bytes = Bitmaps::run(*bitmap, at.offset / 512, at.length / 512) * 512;
-            here = Bitmaps::test(*bitmap, at.offset / 512);
-        }
+    if (*bitmap != nullptr) {
+        bytes = Bitmaps::run(**bitmap, at.offset / 512, at.length / 512) * 512;
+        here = Bitmaps::test(**bitmap, at.offset / 512);
     }
     if (!here) return read_from_below(io, at, bytes);
     walk(io).stage = Stage::data;
@@ -216,20 +219,16 @@ bool DynamicImage::step_write(Io& io) {
     }
     INVARIANT(at.stage == Stage::written || at.stage == Stage::synced || at.stage == Stage::marking);
     // Discarded by the guest while it was being written: it is gone, and the guest's own doing.
-    if (at.stage == Stage::marking || complete_[where.block] || table_.get(where.block) == kUnused) {
+    if (at.stage == Stage::marking || table_.get(where.block) == kUnused) {
         advance(io, at.length);
         return true;
     }
-    Bitmaps::Entry* bitmap = bitmaps_.get(where.block, table_.get(where.block), io);
-    if (bitmap == nullptr) return false;
-    if (bitmaps_.complete(*bitmap)) {
-        complete_[where.block] = true;
-        (void)bitmaps_.forget(where.block);
-        advance(io, at.length);
-        return true;
-    }
+    const auto bitmap = marks(where.block, io);
+    if (!bitmap) return false;
+    const uint32_t first = where.offset / 512;
     const uint32_t sectors = at.length / 512;
-    if (Bitmaps::test(*bitmap, where.offset / 512) && Bitmaps::run(*bitmap, where.offset / 512, sectors) == sectors) {
+    if (*bitmap == nullptr ||
+        (Bitmaps::test(**bitmap, first) && Bitmaps::run(**bitmap, first, sectors) == sectors)) {
         advance(io, at.length);
         return true;
     }
@@ -238,7 +237,7 @@ bool DynamicImage::step_write(Io& io) {
         sync(io);
     } else {
         at.stage = Stage::marking;
-        bitmaps_.mark(*bitmap, io);
+        bitmaps_.mark(**bitmap, io);
     }
     return false;
 }
@@ -249,21 +248,15 @@ bool DynamicImage::step_discard(Io& io) {
         return false;
     }
     const Place at = place(io);
-    const uint32_t sector = table_.get(at.block);
-    if (sector == kUnused || allocating(at.block)) {
+    if (table_.get(at.block) == kUnused || allocating(at.block)) {
         advance(io, at.length);
         return true;
     }
     if (!parent_ && at.offset == 0 && at.length == bytes_in(at.block) && gather(io, at)) return unmap(io);
-    if (!complete_[at.block]) {
-        Bitmaps::Entry* bitmap = bitmaps_.get(at.block, sector, io);
-        if (bitmap == nullptr) return false;
-        if (bitmaps_.complete(*bitmap)) {
-            complete_[at.block] = true;
-            (void)bitmaps_.forget(at.block);
-        } else {
-            advance(io, at.length);  // a hint, and not worth a change of the bitmap
-        }
+    const auto bitmap = marks(at.block, io);
+    if (!bitmap) return false;
+    if (*bitmap != nullptr) {
+        advance(io, at.length);  // a hint, and not worth a change of the bitmap
         return true;
     }
     walk(io).stage = Stage::data;
@@ -357,131 +350,6 @@ void DynamicImage::on_piece(Piece& piece, int32_t result) {
     Io* waiting = waiting_for_piece_.empty() ? nullptr : &waiting_for_piece_.pop();
     step(outer);
     if (waiting != nullptr) step(*waiting);
-}
-
-bool DynamicImage::allocating(uint32_t block) const {
-    if (allocating_ == 0) return false;
-    return std::any_of(allocations_.begin(), allocations_.end(),
-                       [block](const Allocation& one) { return one.active && one.block == block; });
-}
-
-void DynamicImage::allocate(Io& io, uint32_t block) {
-    Allocation* free = nullptr;
-    for (Allocation& one : allocations_) {
-        if (one.active && one.block == block) return one.waiting.push(io);
-        if (!one.active) free = &one;
-    }
-    if (free == nullptr) return waiting_for_allocation_.push(io);
-    free->active = true;
-    ++allocating_;
-    free->block = block;
-    free->slot = kUnused;
-    free->waiting.push(io);
-    start(*free);
-}
-
-void DynamicImage::start(Allocation& allocation) {
-    allocation.slot = space_.take();
-    if (allocation.slot == kUnused) {
-        if (!space_.growing()) space_.grow();
-        return;  // on_grown() comes back to it
-    }
-    if (parent_) return link(allocation, 0);
-    allocation.bitmap.set(Op::write, uint64_t{allocation.slot} * 512, ones_.get(), bitmap_bytes_);
-    Io* one = &allocation.bitmap;
-    file_->submit({&one, 1});
-}
-
-void DynamicImage::on_grown(int32_t result) {
-    for (Allocation& one : allocations_) {
-        if (!one.active || one.slot != kUnused) continue;
-        if (result != 0) {
-            end(one, result);
-        } else {
-            start(one);
-        }
-    }
-}
-
-void DynamicImage::link(Allocation& allocation, int32_t result) {
-    if (result != 0) {
-        space_.give_back(allocation.slot);
-        return end(allocation, result);
-    }
-    table_.set(allocation.block, allocation.slot);
-    table_writer_.write(allocation);
-}
-
-void DynamicImage::end(Allocation& allocation, int32_t result) {
-    if (result != 0) {
-        // A slot that the table may name after all (the write failed, who knows how far) is not used again.
-        table_.set(allocation.block, kUnused);
-        complete_[allocation.block] = false;
-    } else if (!parent_) {
-        complete_[allocation.block] = true;
-    }
-    allocation.active = false;
-    --allocating_;
-    resume_all(allocation.waiting.take(), result);
-    resume_all(waiting_for_allocation_.take(), 0);
-}
-
-// Takes whole blocks of a disk without a parent out of the table, as many as have their entries in one sector of it and
-// have nothing under way. False: none.
-bool DynamicImage::gather(Io& io, const Place& at) {
-    if (unmapping_) return true;  // unmap() waits
-    const uint64_t end = io.offset + io.length;
-    const uint32_t sector = at.block / Table::kEntriesPerSector;
-    unmap_.block = at.block;
-    unmap_.count = 0;
-    for (uint32_t block = at.block; block < table_.blocks() && block / Table::kEntriesPerSector == sector; ++block) {
-        if (uint64_t{block} * block_bytes_ + bytes_in(block) > end || allocating(block)) break;
-        if (table_.get(block) != kUnused && !bitmaps_.forget(block)) break;
-        unmap_.slots[unmap_.count++] = table_.get(block);
-        table_.set(block, kUnused);
-        complete_[block] = false;
-    }
-    if (unmap_.count == 0) return false;
-    const uint32_t last = at.block + unmap_.count - 1;
-    walk(io).length = (unmap_.count - 1) * block_bytes_ + bytes_in(last);
-    return true;
-}
-
-bool DynamicImage::unmap(Io& io) {
-    if (unmapping_) {
-        waiting_for_unmap_.push(io);
-        return false;
-    }
-    unmapping_ = true;
-    unmap_.outer = &io;
-    unmap_.at = 0;
-    table_writer_.write(unmap_);
-    return false;
-}
-
-void DynamicImage::punch_next(int32_t result) {
-    Unmap& mine = unmap_;
-    if (result != 0) {
-        for (uint32_t i = 0; i < mine.count; ++i) {
-            const uint32_t block = mine.block + i;
-            if (mine.slots[i] != kUnused && table_.get(block) == kUnused && !allocating(block)) table_.set(block, mine.slots[i]);
-        }
-        mine.at = mine.count;
-        walk(*mine.outer).result = result;
-    }
-    while (mine.at < mine.count && mine.slots[mine.at] == kUnused) ++mine.at;
-    if (mine.at < mine.count) {
-        mine.punch.op = Op::zero;
-        mine.punch.offset = uint64_t{mine.slots[mine.at]} * 512;
-        mine.punch.length = uint64_t{bitmap_bytes_} + block_bytes_;
-        Io* one = &mine.punch;
-        return file_->submit({&one, 1});
-    }
-    unmapping_ = false;
-    Io& outer = *mine.outer;
-    advance(outer, walk(outer).length);
-    resume(outer, 0);
-    resume_all(waiting_for_unmap_.take(), 0);
 }
 
 void DynamicImage::sync(Io& waiting) {

@@ -23,6 +23,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -101,6 +102,7 @@ class DynamicImage final : public Image {
     [[nodiscard]] uint64_t data_at(uint32_t block) const { return uint64_t{table_.get(block)} * 512 + bitmap_bytes_; }
 
     void step(Io& io);
+    [[nodiscard]] std::optional<Bitmaps::Entry*> marks(uint32_t block, Io& io);
     [[nodiscard]] Result<Extent> extent_in(uint32_t block, uint64_t offset);
     [[nodiscard]] Result<Extent> extent_below(uint64_t offset, uint64_t length);
     // Each does what can be done at once; true: go on, false: the request waits, or is finished.
@@ -114,6 +116,7 @@ class DynamicImage final : public Image {
 
     void send(Io& outer, Image& to, uint64_t offset, uint32_t bytes);
     void on_piece(Piece& piece, int32_t result);
+    // blocks.cc
     void allocate(Io& io, uint32_t block);
     void start(Allocation& allocation);
     void link(Allocation& allocation, int32_t result);
@@ -123,6 +126,7 @@ class DynamicImage final : public Image {
     [[nodiscard]] bool gather(Io& io, const Place& at);
     [[nodiscard]] bool unmap(Io& io);
     void punch_next(int32_t result);
+
     void sync(Io& waiting);
     void on_synced(int32_t result);
     void finish(Io& io, int32_t result);
