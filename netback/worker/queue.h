@@ -41,6 +41,15 @@ struct Batch {
     static constexpr size_t kBytes = 512U << 10;
     static constexpr size_t kPackets = 128;
     static constexpr size_t kCopies = 512;
+    // A packet begins here in its part of the bytes: the vnet header fits before it, and the IP header behind the
+    // Ethernet header lies at a multiple of four.
+    static constexpr size_t kRoom = 16 + 2;
+    static constexpr size_t kAlign = 64;
+    static_assert(kRoom >= sizeof(bridge::VnetHeader));
+    // Where the part behind a packet's begins.
+    static constexpr size_t behind(size_t begin, size_t size) {
+        return (begin + kRoom + size + kAlign - 1) / kAlign * kAlign;
+    }
 
     Batch();
     std::unique_ptr<std::byte[]> bytes;

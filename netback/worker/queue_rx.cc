@@ -15,8 +15,6 @@ using bridge::VnetHeader;
 
 namespace {
 
-constexpr size_t kRoom = 16 + 2;
-constexpr size_t kAlign = 64;
 // An IP packet of the largest size, with its Ethernet header and a VLAN tag; one byte more tells what is larger.
 constexpr uint32_t kMaxFrame = 65535 + 18;
 constexpr size_t kLargest = sizeof(VnetHeader) + kMaxFrame + 1;
@@ -72,9 +70,9 @@ size_t Queue::gather_rx(uint32_t available) {
     const uint32_t needed = slots_needed();
     size_t used = 0;
     size_t slots = 0;
-    while (batch.rx.size() < Batch::kPackets && available - slots >= needed && used + kRoom + kLargest < Batch::kBytes &&
+    while (batch.rx.size() < Batch::kPackets && available - slots >= needed && used + Batch::kRoom + kLargest < Batch::kBytes &&
            slots + needed <= Batch::kCopies) {
-        std::byte* data = batch.bytes.get() + used + kRoom;
+        std::byte* data = batch.bytes.get() + used + Batch::kRoom;
         const ssize_t got = ::read(port_, data - sizeof(VnetHeader), kLargest);
         if (got < 0) {
             port_ready_ = false;
@@ -100,7 +98,7 @@ size_t Queue::gather_rx(uint32_t available) {
         rx.offload = *offload;
         rx.slots = static_cast<uint16_t>(pages_of(rx.size) + (rx.offload.gso != GsoType::none ? 1 : 0));
         slots += rx.slots;
-        used = (used + kRoom + rx.size + kAlign - 1) / kAlign * kAlign;
+        used = Batch::behind(used, rx.size);
         batch.rx.push_back(rx);
     }
     return slots;

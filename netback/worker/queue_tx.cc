@@ -12,16 +12,6 @@ namespace ringback::net::worker {
 using namespace xen::netif;
 using bridge::VnetHeader;
 
-namespace {
-
-// The packet begins here in its part of the batch: the vnet header fits before it, and the IP header behind the Ethernet
-// header lies at a multiple of four.
-constexpr size_t kRoom = 16 + 2;
-constexpr size_t kAlign = 64;
-static_assert(kRoom >= sizeof(VnetHeader));
-
-}  // namespace
-
 struct Queue::TxSource {
     xen::BackRing& ring;
     uint32_t left;
@@ -70,7 +60,7 @@ bool Queue::gather_tx(uint32_t available) {
     size_t used = 0;
     while (source.left > 0) {
         const bool full = batch.tx.size() == Batch::kPackets || batch.copies.size() + kFatalSlots > Batch::kCopies ||
-                          used + kRoom + kMaxPacket + kAlign > Batch::kBytes;
+                          used + Batch::kRoom + kMaxPacket + Batch::kAlign > Batch::kBytes;
         const bool spent = vif_.parameters.rate.bytes != 0 && vif_.credit <= 0;
         if (full || spent) return false;
         Batch::Tx& tx = batch.tx.emplace_back();
@@ -88,7 +78,7 @@ bool Queue::gather_tx(uint32_t available) {
             ++vif_.stats.tx_dropped;
             continue;
         }
-        tx.data = batch.bytes.get() + used + kRoom;
+        tx.data = batch.bytes.get() + used + Batch::kRoom;
         std::byte* to = tx.data;
         for (uint16_t i = 0; i < tx.packet.slot_count; ++i) {
             const TxSlot& slot = tx.packet.slots[i];
@@ -102,7 +92,7 @@ bool Queue::gather_tx(uint32_t available) {
             batch.owners.push_back(static_cast<uint16_t>(batch.tx.size() - 1));
             to += slot.size;
         }
-        used = (used + kRoom + tx.packet.size + kAlign - 1) / kAlign * kAlign;
+        used = Batch::behind(used, tx.packet.size);
     }
     return true;
 }
