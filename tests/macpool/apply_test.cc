@@ -3,7 +3,6 @@
 // apply, import and scan, on every store.
 #include "mac-pool/apply.h"
 
-#include <catch2/generators/catch_generators.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <fstream>
 
@@ -21,10 +20,6 @@ namespace {
 constexpr const char* kRange = "00:16:3e:00:00:00-00:16:3e:00:00:ff";
 constexpr const char* kUuid = "6f2c7c9e-1b1a-4f4e-8f3a-0123456789ab";
 constexpr const char* kOther = "11111111-2222-4333-8444-555555555555";
-
-Kind any_store() {
-    return GENERATE(Kind::sqlite, Kind::etcd);
-}
 
 struct Run {
     std::string text;

@@ -34,13 +34,6 @@ struct Credentials {
     Config config{"etcd+https://a:1/p", directory.file("credentials")};
 };
 
-std::string slurp(const std::string& path) {
-    std::ifstream file(path);
-    std::ostringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
-
 }  // namespace
 
 TEST_CASE("the configuration that is installed says what the defaults are") {

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the tests of the pool share: a directory that goes away, a clock that is set by hand, and every store
-// a pool can be in. A test that takes a Place from GENERATE(places()) runs on each of them.
+// a pool can be in. A test that takes a Place from any_store() runs on each of them.
 #pragma once
 
 #include <stdlib.h>
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 #include <filesystem>
+#include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 
 #include "mac-pool/pool.h"
@@ -46,7 +49,16 @@ class Directory {
     std::string path_;
 };
 
+inline std::string slurp(const std::string& path) {
+    std::ifstream file(path);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
 enum class Kind { sqlite, etcd };
+
+inline Kind any_store() { return GENERATE(Kind::sqlite, Kind::etcd); }
 
 // The one cluster of a test process, started at its first use.
 inline EtcdCluster& cluster() {

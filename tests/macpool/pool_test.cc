@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The rules of the pool, on every store.
-#include <catch2/generators/catch_generators.hpp>
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <chrono>
 #include <map>
@@ -20,10 +19,6 @@ namespace {
 
 constexpr const char* kSixteen = "00:16:3e:00:00:00-00:16:3e:00:00:0f";
 constexpr const char* kUuid = "6f2c7c9e-1b1a-4f4e-8f3a-0123456789ab";
-
-Kind any_store() {
-    return GENERATE(Kind::sqlite, Kind::etcd);
-}
 
 }  // namespace
 

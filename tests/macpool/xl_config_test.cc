@@ -42,13 +42,6 @@ std::string changed(const std::string& text, bool with_uuid) {
     return config.text();
 }
 
-std::string slurp(const std::string& path) {
-    std::ifstream file(path);
-    std::ostringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
-
 }  // namespace
 
 TEST_CASE("addresses go into the vif lines and every other byte stays") {
