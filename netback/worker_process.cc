@@ -4,24 +4,17 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <fstream>
-#include <sstream>
 #include <utility>
 
 #include "runtime/log.h"
-
-extern char** environ;
+#include "runtime/worker_peer.h"
 
 namespace ringback::net {
 
@@ -36,37 +29,18 @@ constexpr std::chrono::seconds kGoodLife{10};  // one that lived so long is star
 constexpr size_t kMaxStrangers = 16;
 constexpr const char* kUnit = "netback-worker.service";
 
-std::string read_file(const std::string& path) {
-    std::ifstream file(path);
-    std::ostringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
-
 }  // namespace
 
 SwitchWorker::~SwitchWorker() {
     for (auto& [fd, stranger] : strangers_) loop_.forget(fd);
-    for (auto& [fd, child] : children_) loop_.forget(fd);
     if (channel_) loop_.forget(channel_.fd());
     if (listener_) loop_.forget(listener_.get());
 }
 
 Result<void> SwitchWorker::listen(Events events) {
     events_ = std::move(events);
-    const std::string path = config_.worker_socket();
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    INVARIANT(path.size() < sizeof(address.sun_path));
-    path.copy(address.sun_path, path.size());
-    listener_.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!listener_) return os_error("create the worker's socket");
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the old socket " + path);
-    const mode_t mask = ::umask(0177);
-    const int bound = ::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-    ::umask(mask);
-    if (bound != 0) return os_error("bind the worker's socket " + path);
-    if (::listen(listener_.get(), 16) != 0) return os_error("listen on " + path);
+    listener_ = TRY(channel::bind(config_.worker_socket(), SOCK_SEQPACKET));
+    if (::listen(listener_.get(), 16) != 0) return os_error("listen on " + config_.worker_socket());
     return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); });
 }
 
@@ -110,7 +84,7 @@ void SwitchWorker::greet(int fd) {
         log::warning("a connection to the worker's socket was no worker's: closed");
         return;
     }
-    const auto peer = check_peer(channel.fd());
+    const auto peer = check_worker(channel.fd(), config_, kUnit, 0);
     if (!peer) {
         log::warning("a process that says it is the switch worker is not: {}", peer.error().message);
         return;
@@ -142,25 +116,6 @@ void SwitchWorker::greet(int fd) {
     if (channel_) flush();
 }
 
-Result<pid_t> SwitchWorker::check_peer(int socket) const {
-    ucred peer{};
-    socklen_t length = sizeof(peer);
-    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return os_error("ask who connected");
-    if (config_.worker_start == WorkerStart::systemd) {
-        const std::string groups = read_file(fmt::format("/proc/{}/cgroup", peer.pid));
-        if (groups.find(std::string("/") + kUnit) != std::string::npos) return peer.pid;
-        return Error{EPERM, fmt::format("process {} is not in {}", peer.pid, kUnit)};
-    }
-    if (peer.uid != ::geteuid()) return Error{EPERM, fmt::format("process {} runs as user {}", peer.pid, peer.uid)};
-    struct stat theirs{}, program{};
-    if (::stat(fmt::format("/proc/{}/exe", peer.pid).c_str(), &theirs) == 0 &&
-        ::stat(config_.worker_program.c_str(), &program) == 0 && theirs.st_dev == program.st_dev &&
-        theirs.st_ino == program.st_ino) {
-        return peer.pid;
-    }
-    return Error{EPERM, fmt::format("process {} does not run {}", peer.pid, config_.worker_program)};
-}
-
 void SwitchWorker::start() {
     starting_ = true;
     const auto now = std::chrono::steady_clock::now();
@@ -178,7 +133,7 @@ void SwitchWorker::start() {
         log::info("started {} (process {})", systemd ? kUnit : config_.worker_program, pid.value());
         ours_ = !systemd;
         if (ours_) pid_ = pid.value();
-        watch_child(pid.value(), [this, systemd, child = pid.value()](int status) {
+        children_.watch(pid.value(), [this, systemd, child = pid.value()](int status) {
             if (channel_ || !starting_) return;  // its socket tells the rest
             if (systemd && status != 0) return lose(fmt::format("systemctl could not start {}", kUnit));
             if (!systemd && child == pid_) lose(fmt::format("{} ended before it said hello", config_.worker_program));
@@ -188,41 +143,6 @@ void SwitchWorker::start() {
                              std::chrono::duration_cast<std::chrono::seconds>(kStartPatience).count()));
         });
     });
-}
-
-Result<pid_t> SwitchWorker::spawn(const std::vector<std::string>& arguments) {
-    std::vector<char*> argv;
-    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-    argv.push_back(nullptr);
-    posix_spawnattr_t attributes;
-    INVARIANT(::posix_spawnattr_init(&attributes) == 0);
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::posix_spawnattr_setsigmask(&attributes, &none);
-    sigset_t defaults;
-    ::sigemptyset(&defaults);
-    ::sigaddset(&defaults, SIGPIPE);
-    ::posix_spawnattr_setsigdefault(&attributes, &defaults);
-    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    pid_t pid = 0;
-    const int error = ::posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
-    ::posix_spawnattr_destroy(&attributes);
-    if (error != 0) return os_error(error, "start " + arguments[0]);
-    return pid;
-}
-
-void SwitchWorker::watch_child(pid_t pid, std::function<void(int status)> ended) {
-    UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-    if (!handle) return;  // it stays a zombie until we end, and its socket still tells of its end
-    const int fd = handle.get();
-    const auto reap = [this, fd, pid, ended = std::move(ended)](uint32_t) {
-        int status = 0;
-        if (::waitpid(pid, &status, WNOHANG) == 0) return;
-        loop_.forget(fd);
-        children_.erase(fd);
-        ended(status);
-    };
-    if (loop_.watch(fd, EPOLLIN, reap)) children_.emplace(fd, std::move(handle));
 }
 
 void SwitchWorker::request(Message message, std::vector<UniqueFd> descriptors, Reply reply) {

@@ -27,6 +27,7 @@
 #include "hypervisor/xenbus.h"
 #include "netback/channel.h"
 #include "netback/config.h"
+#include "runtime/child_process.h"
 #include "runtime/event_loop.h"
 #include "runtime/unique_fd.h"
 
@@ -71,11 +72,8 @@ class SwitchWorker {
     };
 
     void start();
-    [[nodiscard]] Result<pid_t> spawn(const std::vector<std::string>& arguments);
-    void watch_child(pid_t pid, std::function<void(int status)> ended);
     void accept_one();
     void greet(int socket);
-    [[nodiscard]] Result<pid_t> check_peer(int socket) const;
     void flush();
     void receive();
     void handle(Received received);
@@ -100,7 +98,7 @@ class SwitchWorker {
     std::deque<Queued> queue_;
     std::map<uint64_t, Reply> open_;
     std::map<int, Stranger> strangers_;
-    std::map<int, UniqueFd> children_;  // pidfds
+    Children children_{loop_};
 };
 
 }  // namespace ringback::net

@@ -5,12 +5,12 @@
 #include <grp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
 
 #include "runtime/log.h"
+#include "runtime/socket_channel.h"
 
 namespace ringback {
 
@@ -66,24 +66,13 @@ ControlServer::~ControlServer() {
 
 Result<void> ControlServer::listen(Handler handler) {
     handler_ = std::move(handler);
-    const std::string& path = path_;
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    INVARIANT(path.size() < sizeof(address.sun_path));
-    path.copy(address.sun_path, path.size());
-    listener_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!listener_) return os_error("create the control socket");
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the old socket " + path);
-    const mode_t mask = ::umask(0177);
-    const int bound = ::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-    ::umask(mask);
-    if (bound != 0) return os_error("bind the control socket " + path);
+    listener_ = TRY(channel::bind(path_, SOCK_STREAM));
     if (const group* allowed = ::getgrnam(group_.c_str()); allowed != nullptr) {
-        if (::chown(path.c_str(), static_cast<uid_t>(-1), allowed->gr_gid) != 0 || ::chmod(path.c_str(), 0660) != 0) {
-            log::warning("{}", os_error(fmt::format("give {} to group {}", path, group_)).message);
+        if (::chown(path_.c_str(), static_cast<uid_t>(-1), allowed->gr_gid) != 0 || ::chmod(path_.c_str(), 0660) != 0) {
+            log::warning("{}", os_error(fmt::format("give {} to group {}", path_, group_)).message);
         }
     }
-    if (::listen(listener_.get(), 64) != 0) return os_error("listen on " + path);
+    if (::listen(listener_.get(), 64) != 0) return os_error("listen on " + path_);
     return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); });
 }
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/daemon_config.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 namespace ringback {
@@ -26,6 +30,19 @@ Result<void> DaemonConfig::take(const Setting& setting) {
         return {};
     }
     return setting.unknown();
+}
+
+Result<UniqueFd> claim_directories(const DaemonConfig& config, const std::string& journal_directory) {
+    for (const auto& [path, mode] : {std::pair(config.runtime_directory, 0755), std::pair(journal_directory, 0700)}) {
+        if (::mkdir(path.c_str(), static_cast<mode_t>(mode)) != 0 && errno != EEXIST) return os_error("create " + path);
+    }
+    const std::string path = fmt::format("{}/{}d.lock", config.runtime_directory, config.name);
+    UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!lock) return os_error("open " + path);
+    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+        return os_error(fmt::format("lock {} (is another {}d running?)", path, config.name));
+    }
+    return lock;
 }
 
 }  // namespace ringback

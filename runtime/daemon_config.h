@@ -9,6 +9,7 @@
 
 #include "runtime/result.h"
 #include "runtime/settings.h"
+#include "runtime/unique_fd.h"
 
 namespace ringback {
 
@@ -33,5 +34,8 @@ struct DaemonConfig {
 
     [[nodiscard]] Result<void> take(const Setting& setting);
 };
+
+// Makes the directories, and keeps a second daemon of this name out for as long as the descriptor lives.
+[[nodiscard]] Result<UniqueFd> claim_directories(const DaemonConfig& config, const std::string& journal_directory);
 
 }  // namespace ringback

@@ -2,22 +2,45 @@
 #include "runtime/socket_channel.h"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cstring>
 
 namespace ringback::channel {
 
-Result<UniqueFd> connect(const std::string& path) {
+namespace {
+
+Result<sockaddr_un> address_of(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path) return os_error(ENAMETOOLONG, "connect to " + path);
+    if (path.size() >= sizeof address.sun_path) return os_error(ENAMETOOLONG, "use " + path + " as a socket");
     path.copy(address.sun_path, path.size());
+    return address;
+}
+
+}  // namespace
+
+Result<UniqueFd> connect(const std::string& path) {
+    const sockaddr_un address = TRY(address_of(path));
     UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (!socket) return os_error("create a socket for " + path);
-    if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) {
+    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
         return os_error("connect to " + path);
     }
+    return socket;
+}
+
+Result<UniqueFd> bind(const std::string& path, int type) {
+    const sockaddr_un address = TRY(address_of(path));
+    UniqueFd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket) return os_error("create a socket for " + path);
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the old socket " + path);
+    const mode_t mask = ::umask(0177);
+    const int bound = ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+    ::umask(mask);
+    if (bound != 0) return os_error("bind " + path);
     return socket;
 }
 

@@ -28,6 +28,9 @@ namespace ringback {
 namespace channel {
 
 [[nodiscard]] Result<UniqueFd> connect(const std::string& path);
+// A socket bound to `path`, in the place of whatever was there, for this user alone; the caller lets it listen. `type` is
+// SOCK_SEQPACKET or SOCK_STREAM.
+[[nodiscard]] Result<UniqueFd> bind(const std::string& path, int type);
 [[nodiscard]] Result<void> send(int socket, std::span<const std::byte> message, std::span<const int> descriptors);
 // The bytes received, exactly those of the message or EPROTO; nullopt: nothing there now.
 [[nodiscard]] Result<std::optional<size_t>> receive(int socket, std::span<std::byte> message, bool take_descriptors,
