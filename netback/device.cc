@@ -9,6 +9,7 @@
 #include <array>
 #include <thread>
 
+#include "hypervisor/backend.h"
 #include "netback/offer.h"
 
 namespace ringback::net {
@@ -68,21 +69,10 @@ void Device::unwatch_frontend() {
 std::string Device::read(const char* key) const { return around_.store.read(directory_ + "/" + key).value_or(""); }
 
 void Device::read_description() {
-    const std::string home = fmt::format("/local/domain/{}/", id_.domid);
-    frontend_ = read("frontend");
-    // Ours to trust, as only the toolstack writes here; but never another domain's, whatever stands there.
-    const bool own = frontend_.starts_with(home) && frontend_.find("..") == std::string::npos &&
-                     around_.store.read_number(directory_ + "/frontend-id") == id_.domid;
-    if (!own) frontend_.clear();
+    frontend_ = xen::frontend_directory(around_.store, directory_, id_.domid);
     if (frontend_.empty() || watched_ == frontend_) return;
     unwatch_frontend();
     watch_frontend();
-}
-
-bool Device::kernel_holds() const {
-    const std::string driver = fmt::format("{}/bus/xen-backend/devices/{}-{}-{}/driver", around_.sysfs, id_.kind,
-                                           id_.domid, id_.devid);
-    return ::access(driver.c_str(), F_OK) == 0;
 }
 
 bool Device::gather() {
@@ -110,7 +100,7 @@ bool Device::gather() {
     view_.port = port_;
     view_.ring = ring_;
 
-    const bool held = ring_ == RingPhase::none && kernel_holds();
+    const bool held = ring_ == RingPhase::none && xen::kernel_holds(around_.sysfs, id_);
     if (held && !refused_) {
         error_ = "the kernel's own driver holds this vif (xen-netback); remove it with \"modprobe -r xen-netback\", keep "
                  "it away with /etc/modprobe.d/ringback.conf, and attach the vif again";
@@ -163,13 +153,7 @@ void Device::act(Action action) {
 }
 
 void Device::publish(XenbusState state, const std::function<void(xen::Store::Update&)>& more) {
-    const auto written = around_.store.update(directory_, [&](xen::Store::Update& update) {
-        // Somebody else (the toolstack, taking the device away) was quicker: decide again.
-        if (xen::parse_state(update.read("state")) != view_.backend) return false;
-        more(update);
-        update.write("state", static_cast<uint64_t>(state));
-        return true;
-    });
+    const auto written = xen::publish_state(around_.store, directory_, view_.backend, state, more);
     if (written) {
         log::info("{}: {}", id_.text(), xen::to_string(state));
         return;
@@ -240,7 +224,7 @@ void Device::remove_port() {
 }
 
 std::string Device::journal_path() const {
-    return fmt::format("{}/{}-{}-{}.journal", around_.config.journal_directory(), id_.domid, id_.kind, id_.devid);
+    return xen::journal_path(around_.config.journal_directory(), id_);
 }
 
 Result<UniqueFd> Device::open_journal(bool fresh) const {

@@ -98,7 +98,6 @@ class Device {
                  Reply reply);
     void look_after(std::chrono::milliseconds delay);
     [[nodiscard]] uint16_t max_queues() const;
-    [[nodiscard]] bool kernel_holds() const;
     [[nodiscard]] std::string read(const char* key) const;
     [[nodiscard]] std::string own_name() const;
     [[nodiscard]] std::string journal_path() const;

@@ -24,12 +24,13 @@
 
 #include <cstdint>
 
+#include "hypervisor/backend.h"
 #include "hypervisor/xenbus.h"
 
 namespace ringback::net {
 
 enum class PortPhase : uint8_t { none, open, failed };
-enum class RingPhase : uint8_t { none, connecting, connected, disconnecting };
+using xen::RingPhase;
 
 struct View {
     xen::XenbusState backend = xen::XenbusState::unknown;
@@ -60,6 +61,5 @@ enum class Action : uint8_t {
 [[nodiscard]] Action next_action(const View& view);
 [[nodiscard]] const char* to_string(Action action);
 [[nodiscard]] const char* to_string(PortPhase phase);
-[[nodiscard]] const char* to_string(RingPhase phase);
 
 }  // namespace ringback::net

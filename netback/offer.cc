@@ -5,16 +5,14 @@
 
 #include <utility>
 
+#include "hypervisor/backend.h"
+
 namespace ringback::net {
 
 namespace {
 
 Result<uint32_t> number(const xen::Store& store, const std::string& path, uint32_t low, uint32_t high) {
-    const auto text = store.read(path);
-    const auto value = text ? xen::parse_number(*text, low, high) : std::nullopt;
-    if (value) return static_cast<uint32_t>(*value);
-    if (!text) return Error{EPROTO, fmt::format("the frontend has not written {}", path)};
-    return Error{EPROTO, fmt::format("the frontend wrote \"{}\" to {}", text->substr(0, 40), path)};
+    return static_cast<uint32_t>(TRY(xen::frontend_number(store, path, low, high)));
 }
 
 Result<QueueParameters> read_queue(const xen::Store& store, const std::string& where) {

@@ -2,9 +2,8 @@
 //
 // Supervisor: finds the vifs of all guests, keeps each one going, and answers for all of them.
 //
-// It never touches a ring or a packet. Watch events are not handled, they only mark a vif to be looked at: whatever a
-// guest does to its nodes, it costs one look per turn of the loop, and no event can be missed, doubled or taken in the
-// wrong order. Its own death pauses nothing: the worker goes on, finds the next supervisor, and presents what it has.
+// It never touches a ring or a packet, and looks at each vif that may have changed (device_watch.h). Its own death pauses
+// nothing: the worker goes on, finds the next supervisor, and presents what it has.
 //
 // Thread: one, the supervisor's; libxenstore's reader thread only feeds a queue.
 #pragma once
@@ -14,10 +13,10 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 
 #include "bridge/link.h"
+#include "hypervisor/device_watch.h"
 #include "hypervisor/store.h"
 #include "netback/config.h"
 #include "netback/device.h"
@@ -43,14 +42,9 @@ class Supervisor {
 
   private:
     Supervisor(EventLoop& loop, const Config& config, xen::Store store, bridge::Links links);
-    [[nodiscard]] Result<void> claim_runtime_directory();
     [[nodiscard]] Result<void> listen();
-    [[nodiscard]] Result<void> watch_root();
     void remove_leftovers();
     void take_store_events();
-    void mark_path(const std::string& path);
-    void scan();
-    void mark_all();
     void look(const xen::DeviceId& id);
 
     // supervisor_commands.cc
@@ -63,13 +57,12 @@ class Supervisor {
     const Config& config_;
     UniqueFd lock_;
     xen::Store store_;
+    xen::DeviceWatch watch_;
     bridge::Links links_;
     SwitchWorker worker_;
     ControlServer control_;
     Surroundings around_;
-    std::string root_;  // /local/domain/<own>/backend/vif
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
-    std::set<xen::DeviceId> dirty_;
     bool starting_ = true;
     bool store_lost_ = false;
 };
