@@ -55,16 +55,20 @@ inline void must(Result<void> result) {
     if (!result.ok()) fail_with(result.error());
 }
 
-// Waits until `condition` holds, for state that announces nothing (a deferred unmap); false after ten
-// seconds.
-template <typename Condition>
-bool eventually(Condition condition) {
+// `step` again and again until `condition` holds; false after ten seconds.
+template <typename Condition, typename Step>
+bool repeat_until(Condition condition, Step step) {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
     while (!condition()) {
         if (std::chrono::steady_clock::now() > deadline) return false;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        step();
     }
     return true;
+}
+// For state that announces nothing (a deferred unmap).
+template <typename Condition>
+bool eventually(Condition condition) {
+    return repeat_until(condition, [] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
 }
 
 // A child process that a test kills or waits for. The child runs `body` and ends with its return value; it

@@ -3,39 +3,23 @@
 // See netback_fixture.h.
 #include "netback_fixture.h"
 
-#include <fcntl.h>
 #include <linux/if_packet.h>
 #include <arpa/inet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <catch2/catch_test_macros.hpp>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 
 namespace ringback::test {
 
 namespace {
 
-constexpr int kPatienceMs = 20000;
 constexpr uint16_t kOurType = 0x88b5;
-
-sockaddr_un address_of(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    return address;
-}
 
 std::vector<std::byte> our_packet(size_t size, uint8_t first) {
     std::vector<std::byte> packet(size);
@@ -55,81 +39,9 @@ void enter_network_namespace() {
 }
 
 NetDaemon::NetDaemon(const CoreProcess& core)
-    : directory_(core.directory() + "/run"), configuration_(core.directory() + "/netbackd.toml") {
-    std::ofstream(configuration_) << "[vif]\nmax_queues = 4\n";
-    std::filesystem::create_directory(directory_);
-    ::setenv("LD_LIBRARY_PATH", RINGBACK_LIBRARY_PATH, 1);
-    std::array<int, 2> pipe{};
-    REQUIRE(::pipe2(pipe.data(), O_CLOEXEC) == 0);
-    alive_.reset(pipe[1]);
-    group_ = ::fork();
-    if (group_ == 0) {
-        ::setpgid(0, 0);
-        ::close(pipe[1]);
-        char byte = 0;
-        while (::read(pipe[0], &byte, 1) < 0 && errno == EINTR) {
-        }
-        ::kill(0, SIGKILL);
-        ::_exit(0);
-    }
-    ::setpgid(group_, group_);
-    ::close(pipe[0]);
+    : DaemonProcess(core, "netbackd", "[vif]\nmax_queues = 4\n",
+                    {RINGBACK_NETBACKD, "--spawn-worker", "--worker-program", RINGBACK_NETBACK_WORKER}) {
     start();
-}
-
-NetDaemon::~NetDaemon() {
-    alive_.reset();
-    ::waitpid(group_, nullptr, 0);
-    if (pid_ > 0) ::waitpid(pid_, nullptr, 0);
-}
-
-void NetDaemon::start() {
-    const std::string path = directory_ + "/notify";
-    ::unlink(path.c_str());
-    const UniqueFd notify(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    const sockaddr_un address = address_of(path);
-    REQUIRE(::bind(notify.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
-    pid_ = ::fork();
-    if (pid_ == 0) {
-        ::setpgid(0, group_);
-        ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
-        ::execl(RINGBACK_NETBACKD, "netbackd", "--config", configuration_.c_str(), "--spawn-worker", "--worker-program",
-                RINGBACK_NETBACK_WORKER, "--runtime-directory", directory_.c_str(),
-                ::getenv("RINGBACK_VERBOSE") != nullptr ? "--verbose" : nullptr, nullptr);
-        ::_exit(127);
-    }
-    pollfd ready{notify.get(), POLLIN, 0};
-    REQUIRE(::poll(&ready, 1, kPatienceMs) == 1);
-    std::array<char, 64> text{};
-    REQUIRE(::recv(notify.get(), text.data(), text.size() - 1, 0) > 0);
-    REQUIRE(std::string(text.data()).starts_with("READY=1"));
-}
-
-void NetDaemon::stop(int signal) {
-    ::kill(pid_, signal);
-    int status = 0;
-    ::waitpid(pid_, &status, 0);
-    pid_ = -1;
-    REQUIRE((signal == SIGKILL ? WIFSIGNALED(status) : WIFEXITED(status) && WEXITSTATUS(status) == 0));
-}
-
-nlohmann::json NetDaemon::ask(nlohmann::json request) const {
-    request["version"] = 1;
-    const std::string line = request.dump() + "\n";
-    const UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const sockaddr_un address = address_of(directory_ + "/netbackd.sock");
-    REQUIRE(::connect(client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
-    (void)::send(client.get(), line.data(), line.size(), MSG_NOSIGNAL);
-    std::string answer;
-    while (answer.find('\n') == std::string::npos) {
-        pollfd readable{client.get(), POLLIN, 0};
-        if (::poll(&readable, 1, kPatienceMs) != 1) break;
-        std::array<char, 65536> part{};
-        const ssize_t got = ::recv(client.get(), part.data(), part.size(), 0);
-        if (got <= 0) break;
-        answer.append(part.data(), static_cast<size_t>(got));
-    }
-    return nlohmann::json::parse(answer, nullptr, false);
 }
 
 nlohmann::json NetDaemon::vif(uint32_t handle) const {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core_fixture.h"
+#include "daemon_process.h"
 #include "runtime/unique_fd.h"
 #include "tools/frontend/netfront.h"
 
@@ -20,28 +21,11 @@ namespace ringback::test {
 // A network namespace for this thread and what it starts; the test is skipped where that is not allowed.
 void enter_network_namespace();
 
-class NetDaemon {
+class NetDaemon : public DaemonProcess {
   public:
     explicit NetDaemon(const CoreProcess& core);
-    ~NetDaemon();
-    NetDaemon(const NetDaemon&) = delete;
-    NetDaemon& operator=(const NetDaemon&) = delete;
-
-    void start();
-    // Ends netbackd alone (its worker goes on); `signal` SIGTERM or SIGKILL.
-    void stop(int signal);
-    // The answer, whatever it says.
-    [[nodiscard]] nlohmann::json ask(nlohmann::json request) const;
     [[nodiscard]] nlohmann::json vif(uint32_t handle = 0) const;
     [[nodiscard]] pid_t worker() const;
-    [[nodiscard]] const std::string& directory() const { return directory_; }
-
-  private:
-    std::string directory_;
-    std::string configuration_;
-    pid_t group_ = -1;  // leads the process group and ends it when the test is gone
-    UniqueFd alive_;    // its other end tells the group's leader that the test is there
-    pid_t pid_ = -1;
 };
 
 // The host's side of a vif: a packet socket on its network device.

@@ -47,12 +47,7 @@ class RawTx {
     }
     template <typename Condition>
     bool until(Condition condition) {
-        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-        while (!condition()) {
-            if (std::chrono::steady_clock::now() > deadline) return false;
-            rig_.reactor->turn(false);
-        }
-        return true;
+        return repeat_until(condition, [this] { rig_.reactor->turn(false); });
     }
     bool settle() {
         return until([this] { return answered() == prod_; });

@@ -56,12 +56,7 @@ class NetRig {
     void turn();
     template <typename Condition>
     bool turn_until(Condition condition) {
-        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-        while (!condition()) {
-            if (std::chrono::steady_clock::now() > deadline) return false;
-            turn();
-        }
-        return true;
+        return repeat_until(condition, [this] { turn(); });
     }
     // From the guest, waited for until it is answered and has left the port; nothing: it did not come out.
     std::vector<PortPacket> transmit(const std::vector<std::byte>& packet, const frontend::PacketInfo& info = {},

@@ -104,12 +104,7 @@ class RawRing {
     }
     template <typename Condition>
     bool until(Condition condition) {
-        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-        while (!condition()) {
-            if (std::chrono::steady_clock::now() > deadline) return false;
-            rig_.reactor->turn(false);
-        }
-        return true;
+        return repeat_until(condition, [this] { rig_.reactor->turn(false); });
     }
     // One request, waited for.
     int16_t run(const blk::worker::StoredRequest& request) {

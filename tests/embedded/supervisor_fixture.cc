@@ -3,105 +3,24 @@
 // See supervisor_fixture.h.
 #include "supervisor_fixture.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <catch2/catch_test_macros.hpp>
-#include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-#include <stdexcept>
-#include <thread>
-#include <utility>
 
 namespace ringback::test {
 
-namespace {
-
-constexpr int kPatienceMs = 20000;
-
-sockaddr_un address_of(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    return address;
-}
-
-}  // namespace
-
-Daemon::Daemon(const CoreProcess& core, const std::string& configuration, std::string worker_program)
-    : directory_(core.directory() + "/run"),
-      configuration_(core.directory() + "/blkbackd.toml"),
-      worker_program_(std::move(worker_program)) {
-    std::ofstream(configuration_) << configuration;
-    std::filesystem::create_directory(directory_);
-    ::setenv("LD_LIBRARY_PATH", RINGBACK_LIBRARY_PATH, 1);
+Daemon::Daemon(const CoreProcess& core, const std::string& configuration, const std::string& worker_program)
+    : DaemonProcess(core, "blkbackd", configuration,
+                    {RINGBACK_BLKBACKD, "--spawn-workers", "--worker-program", worker_program}) {
     ::setenv("RINGBACK", RINGBACK_TOOL, 1);
     ::setenv("RINGBACK_SOCKET", socket().c_str(), 1);
-    std::array<int, 2> pipe{};
-    if (::pipe2(pipe.data(), O_CLOEXEC) != 0) throw std::runtime_error("pipe2");
-    alive_.reset(pipe[1]);
-    group_ = ::fork();
-    if (group_ == 0) {
-        ::setpgid(0, 0);
-        ::close(pipe[1]);
-        char byte = 0;
-        while (::read(pipe[0], &byte, 1) < 0 && errno == EINTR) {
-        }
-        ::kill(0, SIGKILL);
-        ::_exit(0);
-    }
-    ::setpgid(group_, group_);
-    ::close(pipe[0]);
     start();
-}
-
-Daemon::~Daemon() {
-    alive_.reset();
-    ::waitpid(group_, nullptr, 0);
-    if (pid_ > 0) ::waitpid(pid_, nullptr, 0);
-}
-
-void Daemon::start() {
-    const std::string path = directory_ + "/notify";
-    ::unlink(path.c_str());
-    const UniqueFd notify(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    const sockaddr_un address = address_of(path);
-    REQUIRE(::bind(notify.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
-    pid_ = ::fork();
-    if (pid_ == 0) {
-        ::setpgid(0, group_);
-        ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
-        ::execl(RINGBACK_BLKBACKD, "blkbackd", "--config", configuration_.c_str(), "--spawn-workers",
-                "--worker-program", worker_program_.c_str(), "--runtime-directory", directory_.c_str(),
-                ::getenv("RINGBACK_VERBOSE") != nullptr ? "--verbose" : nullptr, nullptr);
-        ::_exit(127);
-    }
-    pollfd ready{notify.get(), POLLIN, 0};
-    REQUIRE(::poll(&ready, 1, kPatienceMs) == 1);
-    std::array<char, 64> text{};
-    REQUIRE(::recv(notify.get(), text.data(), text.size() - 1, 0) > 0);
-    REQUIRE(std::string(text.data()).starts_with("READY=1"));
-}
-
-void Daemon::stop() {
-    ::kill(pid_, SIGTERM);
-    int status = 0;
-    ::waitpid(pid_, &status, 0);
-    pid_ = -1;
-    REQUIRE(WIFEXITED(status));
-    REQUIRE(WEXITSTATUS(status) == 0);
 }
 
 void Daemon::kill_with(pid_t worker) {
@@ -110,67 +29,12 @@ void Daemon::kill_with(pid_t worker) {
     ::waitpid(std::exchange(pid_, -1), nullptr, 0);
 }
 
-int Daemon::wait_exit() {
-    UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
-    pollfd ended{process.get(), POLLIN, 0};
-    REQUIRE(::poll(&ended, 1, kPatienceMs) == 1);
-    int status = 0;
-    ::waitpid(std::exchange(pid_, -1), &status, 0);
-    REQUIRE(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
-std::string Daemon::send_raw(const std::string& bytes) const {
-    const UniqueFd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const sockaddr_un address = address_of(socket());
-    REQUIRE(::connect(client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
-    (void)::send(client.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    std::string answer;
-    while (answer.find('\n') == std::string::npos) {
-        pollfd readable{client.get(), POLLIN, 0};
-        if (::poll(&readable, 1, kPatienceMs) != 1) break;
-        std::array<char, 65536> part{};
-        const ssize_t got = ::recv(client.get(), part.data(), part.size(), 0);
-        if (got <= 0) break;
-        answer.append(part.data(), static_cast<size_t>(got));
-    }
-    return answer;
-}
-
-nlohmann::json Daemon::ask(nlohmann::json request) const {
-    request["version"] = 1;
-    return nlohmann::json::parse(send_raw(request.dump() + "\n"), nullptr, false);
-}
-
 pid_t Daemon::worker(uint16_t domid) const {
     const nlohmann::json answer = ask({{"command", "status"}});
     for (const auto& guest : answer["guests"]) {
         if (guest["domid"] == domid) return guest["worker_pid"];
     }
     return 0;
-}
-
-size_t Daemon::processes_in_group() const {
-    size_t count = 0;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-        const std::string name = entry.path().filename();
-        if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-        std::ifstream stat(entry.path() / "stat");
-        std::string line;
-        std::getline(stat, line);
-        const size_t end = line.rfind(')');
-        if (end == std::string::npos || end + 2 >= line.size() || line[end + 2] == 'Z') continue;
-        count += ::getpgid(std::stoi(name)) == group_ ? 1 : 0;
-    }
-    return count;
-}
-
-void Daemon::wait_without_workers() const {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(kPatienceMs);
-    while (processes_in_group() > 2 && std::chrono::steady_clock::now() < end) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));  // a process that is no child of ours: nothing to await
-    }
-    REQUIRE(processes_in_group() == 2);
 }
 
 DiskBed::DiskBed(const std::string& configuration, xen::embedded::DomainSpec spec,
@@ -253,7 +117,7 @@ size_t CapturedLog::lines(const std::string& part) const {
     return count;
 }
 
-int transfer(frontend::Blkfront& front, frontend::Op op, uint64_t sector, std::string& data) {
+int transfer(frontend::Queue& queue, frontend::Op op, uint64_t sector, std::string& data) {
     struct Done {
         bool done = false;
         int status = 0;
@@ -267,7 +131,6 @@ int transfer(frontend::Blkfront& front, frontend::Op op, uint64_t sector, std::s
     request.done = [](frontend::Request& finished, int status) {
         *static_cast<Done*>(finished.owner) = {true, status};
     };
-    frontend::Queue& queue = front.queue(0);
     REQUIRE(queue.submit(request));
     queue.push();
     while (!result.done && queue.wait(kPatienceMs)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A whole Ringback for disks on an embedded core: blkbackd with its workers as child processes, the toolstack that
-// behaves as libxl does, the installed hotplug script, and one guest. Everything ends with the test, however it ends.
+// behaves as libxl does, the installed hotplug script, and one guest.
 #pragma once
 
 #include <sys/types.h>
@@ -11,48 +11,21 @@
 #include <string>
 
 #include "core_fixture.h"
+#include "daemon_process.h"
 #include "runtime/unique_fd.h"
 #include "tools/frontend/blkfront.h"
 
 namespace ringback::test {
 
-class Daemon {
+class Daemon : public DaemonProcess {
   public:
     // `configuration` is TOML for blkbackd.
     explicit Daemon(const CoreProcess& core, const std::string& configuration = "",
-                    std::string worker_program = RINGBACK_WORKER);
-    ~Daemon();
-    Daemon(const Daemon&) = delete;
-    Daemon& operator=(const Daemon&) = delete;
-
-    // Ends blkbackd alone (its workers go on) and starts it again.
-    void stop();
-    void start();
+                    const std::string& worker_program = RINGBACK_WORKER);
     // Kills blkbackd and this worker, neither of which can do anything about it.
     void kill_with(pid_t worker);
-    // Waits until blkbackd ends by itself; its exit status.
-    [[nodiscard]] int wait_exit();
-    [[nodiscard]] pid_t pid() const { return pid_; }
-    [[nodiscard]] const std::string& directory() const { return directory_; }
-    [[nodiscard]] std::string socket() const { return directory_ + "/blkbackd.sock"; }
-    // The answer, whatever it says.
-    [[nodiscard]] nlohmann::json ask(nlohmann::json request) const;
-    // Sends these bytes as they are; the answer's line.
-    [[nodiscard]] std::string send_raw(const std::string& bytes) const;
     // The worker of this guest, 0: none.
     [[nodiscard]] pid_t worker(uint16_t domid) const;
-    // Waits until no worker is left in the group.
-    void wait_without_workers() const;
-
-  private:
-    [[nodiscard]] size_t processes_in_group() const;
-
-    std::string directory_;
-    std::string configuration_;
-    std::string worker_program_;
-    pid_t group_ = -1;   // leads the process group and ends it when the test is gone
-    UniqueFd alive_;     // its other end tells the group's leader that the test is there
-    pid_t pid_ = -1;
 };
 
 struct DiskBed {
@@ -105,6 +78,9 @@ class CapturedLog {
 };
 
 // One request through the frontend's ring; its status.
-int transfer(frontend::Blkfront& front, frontend::Op op, uint64_t sector, std::string& data);
+int transfer(frontend::Queue& queue, frontend::Op op, uint64_t sector, std::string& data);
+inline int transfer(frontend::Blkfront& front, frontend::Op op, uint64_t sector, std::string& data) {
+    return transfer(front.queue(0), op, sector, data);
+}
 
 }  // namespace ringback::test

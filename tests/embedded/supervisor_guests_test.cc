@@ -28,27 +28,19 @@ struct BareFront {
     void state(XenbusState value) { write("state", std::to_string(static_cast<int>(value))); }
     void backend_becomes(const char* value) { bed.wait_node(bed.back() + "/state", value); }
     void start() { must(queue.start({.persistent = false, .max_segments = 11})); }
-    // One page at this sector.
-    int transfer(Op op, uint64_t sector, std::string& data) {
-        int status = 1;
-        frontend::Request request;
-        request.op = op;
-        request.sector = sector;
-        request.length = static_cast<uint32_t>(data.size());
-        request.data = reinterpret_cast<std::byte*>(data.data());
-        request.owner = &status;
-        request.done = [](frontend::Request& done, int answer) { *static_cast<int*>(done.owner) = answer; };
-        REQUIRE(queue.submit(request));
-        queue.push();
-        while (status == 1 && queue.wait(20000)) {
-        }
-        return status;
+    // Says where the rings are, and waits to be connected.
+    void connect(XenbusState announced) {
+        write("event-channel", std::to_string(queue.port()));
+        write("protocol", "x86_64-abi");
+        state(announced);
+        backend_becomes("4");
+        start();
     }
     void check_io(char first) {
         std::string data(4096, first);
-        REQUIRE(transfer(Op::write, 16, data) == 0);
+        REQUIRE(transfer(queue, Op::write, 16, data) == 0);
         data.assign(4096, '\0');
-        REQUIRE(transfer(Op::read, 16, data) == 0);
+        REQUIRE(transfer(queue, Op::read, 16, data) == 0);
         CHECK(data == std::string(4096, first));
     }
 
@@ -75,11 +67,7 @@ TEST_CASE("GRUB reads its kernel, closes without Closing, empties its nodes and 
     {
         BareFront grub(bed);
         grub.write("ring-ref", std::to_string(grub.queue.ring_refs()[0]));
-        grub.write("event-channel", std::to_string(grub.queue.port()));
-        grub.write("protocol", "x86_64-abi");
-        grub.state(XenbusState::initialised);
-        grub.backend_becomes("4");
-        grub.start();
+        grub.connect(XenbusState::initialised);
         grub.check_io('g');  // it never writes Connected
         grub.state(XenbusState::closed);
         grub.backend_becomes("6");
@@ -98,11 +86,7 @@ TEST_CASE("Mini-OS connects without Initialised, and closes step by step before 
     {
         BareFront mini(bed);
         mini.write("ring-ref", std::to_string(mini.queue.ring_refs()[0]));
-        mini.write("event-channel", std::to_string(mini.queue.port()));
-        mini.write("protocol", "x86_64-abi");
-        mini.state(XenbusState::connected);
-        mini.backend_becomes("4");
-        mini.start();
+        mini.connect(XenbusState::connected);
         mini.check_io('m');
         mini.state(XenbusState::closing);
         mini.backend_becomes("5");
@@ -126,11 +110,7 @@ TEST_CASE("FreeBSD counts the pages of its ring, and keeps a disk that is open u
     for (size_t page = 0; page < 4; ++page) {
         bsd.write("ring-ref" + std::to_string(page), std::to_string(bsd.queue.ring_refs()[page]));
     }
-    bsd.write("event-channel", std::to_string(bsd.queue.port()));
-    bsd.write("protocol", "x86_64-abi");
-    bsd.state(XenbusState::initialised);
-    bsd.backend_becomes("4");
-    bsd.start();
+    bsd.connect(XenbusState::initialised);
     bsd.state(XenbusState::connected);
     bsd.check_io('f');
     std::optional<Result<void>> detached;

@@ -43,12 +43,7 @@ class Rig : image::Opener {
     // The same until `condition` holds.
     template <typename Condition>
     bool turn_until(Condition condition) {
-        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-        while (!condition()) {
-            if (std::chrono::steady_clock::now() > deadline) return false;
-            turn();
-        }
-        return true;
+        return repeat_until(condition, [this] { turn(); });
     }
     void turn();
     void connect();
