@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <thread>
 
+#include "blkback/offer.h"
+#include "hypervisor/backend.h"
+
 namespace ringback::blk {
 
 namespace {
@@ -38,85 +41,7 @@ constexpr uint32_t kInfoReadOnly = 4;
 
 constexpr uint32_t kMaxIndirectSegments = 256;
 
-// What the store takes in a path (a NUL would end it for the library, and leave another path).
-constexpr std::string_view kPathCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/_@";
-
-bool same_rings(const Connect& a, const Connect& b) {
-    if (a.abi != b.abi || a.ring_order != b.ring_order || a.queue_count != b.queue_count) return false;
-    for (size_t queue = 0; queue < a.queue_count; ++queue) {
-        if (a.queues[queue].remote_port != b.queues[queue].remote_port) return false;
-        if (a.queues[queue].ring_refs != b.queues[queue].ring_refs) return false;
-    }
-    return true;
-}
-
-Error bad_node(const std::string& path, const std::optional<std::string>& value) {
-    if (!value) return {EPROTO, fmt::format("the frontend has not written {}", path)};
-    return {EPROTO, fmt::format("the frontend wrote \"{}\" to {}", value->substr(0, 40), path)};
-}
-
-Result<uint64_t> frontend_number(const xen::Store& store, const std::string& path, uint64_t low, uint64_t high) {
-    const auto text = store.read(path);
-    const auto number = text ? xen::parse_number(*text, low, high) : std::nullopt;
-    if (!number) return bad_node(path, text);
-    return *number;
-}
-
-Result<uint8_t> ring_order(const xen::Store& store, const std::string& frontend) {
-    const std::string order = frontend + "/ring-page-order";
-    if (store.exists(order)) return static_cast<uint8_t>(TRY(frontend_number(store, order, 0, kMaxRingOrder)));
-    const std::string pages = frontend + "/num-ring-pages";  // FreeBSD's older name
-    if (!store.exists(pages)) return uint8_t{0};
-    const uint64_t count = TRY(frontend_number(store, pages, 1, kMaxRingPages));
-    for (uint8_t i = 0; i <= kMaxRingOrder; ++i) {
-        if (count == 1U << i) return i;
-    }
-    return Error{EPROTO, fmt::format("the frontend offers a ring of {} pages, which is no power of two", count)};
-}
-
-Result<QueueParameters> read_queue(const xen::Store& store, const std::string& where, uint8_t order) {
-    QueueParameters queue{};
-    if (order == 0 && store.exists(where + "/ring-ref")) {
-        queue.ring_refs[0] = static_cast<uint32_t>(TRY(frontend_number(store, where + "/ring-ref", 1, UINT32_MAX)));
-    } else {
-        for (size_t page = 0; page < size_t{1} << order; ++page) {
-            const std::string path = fmt::format("{}/ring-ref{}", where, page);
-            queue.ring_refs[page] = static_cast<uint32_t>(TRY(frontend_number(store, path, 1, UINT32_MAX)));
-        }
-    }
-    queue.remote_port = static_cast<uint32_t>(TRY(frontend_number(store, where + "/event-channel", 1, UINT32_MAX)));
-    return queue;
-}
-
 }  // namespace
-
-Result<Connect> read_offer(const xen::Store& store, const std::string& frontend, uint16_t max_queues,
-                           bool persistent) {
-    Connect offer{};
-    const std::string protocol_path = frontend + "/protocol";
-    const auto protocol = store.read(protocol_path);
-    if (!protocol) {
-        offer.abi = Abi::native;
-    } else if (*protocol == "x86_64-abi") {
-        offer.abi = Abi::x86_64;
-    } else if (*protocol == "x86_32-abi") {
-        offer.abi = Abi::x86_32;
-    } else {
-        return bad_node(protocol_path, protocol);
-    }
-    offer.persistent = persistent && store.read_number(frontend + "/feature-persistent", 0, 1) == 1U ? 1 : 0;
-    offer.ring_order = TRY(ring_order(store, frontend));
-    const std::string count_path = frontend + "/multi-queue-num-queues";
-    offer.queue_count = 1;
-    if (store.exists(count_path)) {
-        offer.queue_count = static_cast<uint16_t>(TRY(frontend_number(store, count_path, 1, max_queues)));
-    }
-    for (size_t i = 0; i < offer.queue_count; ++i) {
-        const std::string where = offer.queue_count == 1 ? frontend : fmt::format("{}/queue-{}", frontend, i);
-        offer.queues[i] = TRY(read_queue(store, where, offer.ring_order));
-    }
-    return offer;
-}
 
 Device::Device(Surroundings& surroundings, xen::DeviceId id, bool adopted)
     : around_(surroundings), id_(std::move(id)), directory_(xen::backend_directory(around_.own_domid, id_)) {
@@ -134,12 +59,7 @@ Device::~Device() {
 
 void Device::read_description() {
     const auto read = [&](const char* key) { return around_.store.read(directory_ + "/" + key).value_or(""); };
-    const std::string home = fmt::format("/local/domain/{}/", id_.domid);
-    frontend_ = read("frontend");
-    // Ours to trust, as only the toolstack writes here; but never another domain's, whatever stands there.
-    const bool own = frontend_.starts_with(home) && frontend_.find_first_not_of(kPathCharacters) == std::string::npos &&
-                     around_.store.read_number(directory_ + "/frontend-id") == id_.domid;
-    if (!own) frontend_.clear();
+    frontend_ = xen::frontend_directory(around_.store, directory_, id_.domid);
     if (!frontend_.empty() && frontend_watch_ != frontend_ + "/state") {
         if (!frontend_watch_.empty()) around_.store.unwatch(frontend_watch_, id_.text());
         frontend_watch_ = frontend_ + "/state";
@@ -157,12 +77,6 @@ void Device::read_description() {
     info_ = (writable_ ? 0 : kInfoReadOnly) | (read("removable") == "1" ? kInfoRemovable : 0);
     if (read("device-type") == "cdrom") info_ = kInfoCdrom | kInfoRemovable | kInfoReadOnly;
     if ((info_ & kInfoCdrom) != 0) writable_ = discard_wanted_ = false;
-}
-
-bool Device::kernel_holds() const {
-    const std::string driver = fmt::format("{}/bus/xen-backend/devices/{}-{}-{}/driver", around_.sysfs, id_.kind,
-                                           id_.domid, id_.devid);
-    return ::access(driver.c_str(), F_OK) == 0;
 }
 
 bool Device::gather() {
@@ -204,7 +118,7 @@ bool Device::gather() {
     view_.image = image_;
     view_.ring = ring_;
 
-    const bool held = ring_ == RingPhase::none && kernel_holds();
+    const bool held = ring_ == RingPhase::none && xen::kernel_holds(around_.sysfs, id_);
     if (held && !refused_) {
         error_ = fmt::format("the kernel's own driver holds this device (xen-blkback); remove it with "
                              "\"modprobe -r xen-blkback\", keep it away with /etc/modprobe.d/ringback.conf, and attach "
@@ -258,13 +172,7 @@ void Device::act(Action action) {
 }
 
 void Device::publish(XenbusState state, const std::function<void(xen::Store::Update&)>& more) {
-    const auto written = around_.store.update(directory_, [&](xen::Store::Update& update) {
-        // Somebody else (the toolstack, taking the device away) was quicker: decide again.
-        if (xen::parse_state(update.read("state")) != view_.backend) return false;
-        more(update);
-        update.write("state", static_cast<uint64_t>(state));
-        return true;
-    });
+    const auto written = xen::publish_state(around_.store, directory_, view_.backend, state, more);
     if (written) {
         log_step("{}", xen::to_string(state));
         return;
@@ -381,7 +289,7 @@ void Device::owe_what_is_offered() {
 }
 
 std::string Device::journal_path() const {
-    return fmt::format("{}/{}-{}-{}.journal", around_.config.journal_directory(), id_.domid, id_.kind, id_.devid);
+    return xen::journal_path(around_.config.journal_directory(), id_);
 }
 
 Result<UniqueFd> Device::create_journal() const {
@@ -625,66 +533,6 @@ void Device::recovered(const Answer& answer) {
 void Device::end_recovery() {
     around_.recoveries.leave(id_);
     lost_at_.reset();
-}
-
-void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) {
-    if (image_ != ImagePhase::open) return done(Error{EBUSY, fmt::format("{} is not open", id_.text())});
-    if (resizing_) return done(Error{EBUSY, fmt::format("{} is being resized", id_.text())});
-    if (bytes != 0) {
-        if (!writable_) return done(Error{EROFS, fmt::format("{} is read-only: it is not grown", id_.text())});
-        if (bytes < geometry_.bytes || bytes % 512 != 0) {
-            return done(Error{EINVAL, fmt::format("cannot resize {} from {} to {} bytes: a disk only grows, in sectors of "
-                                                  "512", target_, geometry_.bytes, bytes)});
-        }
-        if (format_ != "raw") {
-            return done(Error{EOPNOTSUPP, fmt::format("{} is {}: such an image is grown while no guest has it, with vdisk "
-                                                      "resize", target_, format_)});
-        }
-        const auto file = open_target(target_, around_.rules, {true, direct_io_safe_, nullptr});
-        if (!file) return done(file.error());
-        if (file.value().block_device) {
-            return done(Error{EINVAL, fmt::format("{} is a block device: grow it with its own tool (lvextend, ...), then "
-                                                  "give no size", target_)});
-        }
-        if (bytes > file.value().bytes && ::ftruncate(file.value().fd.get(), static_cast<off_t>(bytes)) != 0) {
-            return done(os_error(fmt::format("grow {} to {} bytes", target_, bytes)));
-        }
-    }
-    resizing_ = true;
-    request(MessageType::resize, [](Message&) {}, {}, [this, done = std::move(done)](const Answer& answer) {
-        resizing_ = false;
-        if (answer.error != 0) return done(Error{answer.error, answer.message.str()});
-        geometry_ = answer.geometry;
-        // The size before the state: the watch on the state is what makes the frontend look.
-        const auto written = around_.store.update(directory_, [this](xen::Store::Update& update) {
-            write_size(update);
-            if (xen::parse_state(update.read("state")) == XenbusState::connected) {
-                update.write("state", static_cast<uint64_t>(XenbusState::connected));
-            }
-            return true;
-        });
-        if (!written) return done(written.error());
-        log::notice("{}: {} is {} bytes now", id_.text(), target_, geometry_.bytes);
-        done(geometry_.bytes);
-    });
-}
-
-void Device::ask_stats(std::function<void(const Answer&)> done) {
-    if (asking_stats_) {  // a worker that hangs collects no more than one
-        Answer busy{};
-        busy.error = EBUSY;
-        return done(busy);
-    }
-    asking_stats_ = true;
-    request(MessageType::stats, [](Message&) {}, {}, [this, done = std::move(done)](const Answer& answer) {
-        asking_stats_ = false;
-        done(answer);
-    });
-}
-
-Device::Readiness Device::readiness() const {
-    if (refused_ || image_ == ImagePhase::failed) return Readiness::failed;
-    return image_ == ImagePhase::open ? Readiness::ready : Readiness::waiting;
 }
 
 void Device::look_after(milliseconds delay) {

@@ -49,10 +49,6 @@ struct Surroundings {
     std::function<void()> store_lost;                      // nothing that is read means anything any more
 };
 
-// The frontend's offer of rings; nullopt and a reason when it is not usable.
-[[nodiscard]] Result<Connect> read_offer(const xen::Store& store, const std::string& frontend, uint16_t max_queues,
-                                         bool persistent);
-
 class Device {
   public:
     using Clock = EventLoop::Clock;
@@ -127,7 +123,6 @@ class Device {
     void request(MessageType type, const std::function<void(Message&)>& fill, Descriptors descriptors, Reply reply);
     void look_after(std::chrono::milliseconds delay);
     [[nodiscard]] uint16_t max_queues() const;
-    [[nodiscard]] bool kernel_holds() const;
     [[nodiscard]] std::string journal_path() const;
     [[nodiscard]] Result<UniqueFd> create_journal() const;
     [[nodiscard]] Result<UniqueFd> dead_workers_journal() const;

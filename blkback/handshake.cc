@@ -160,14 +160,4 @@ const char* to_string(ImagePhase phase) {
     return "closed";
 }
 
-const char* to_string(RingPhase phase) {
-    switch (phase) {
-        case RingPhase::none: return "none";
-        case RingPhase::connecting: return "connecting";
-        case RingPhase::connected: return "connected";
-        case RingPhase::disconnecting: return "disconnecting";
-    }
-    return "none";
-}
-
 }  // namespace ringback::blk

@@ -20,12 +20,13 @@
 
 #include <cstdint>
 
+#include "hypervisor/backend.h"
 #include "hypervisor/xenbus.h"
 
 namespace ringback::blk {
 
 enum class ImagePhase : uint8_t { closed, opening, open, failed, closing };
-enum class RingPhase : uint8_t { none, connecting, connected, disconnecting };
+using xen::RingPhase;
 
 struct View {
     xen::XenbusState backend = xen::XenbusState::unknown;
@@ -60,6 +61,5 @@ enum class Action : uint8_t {
 [[nodiscard]] Action next_action(const View& view);
 [[nodiscard]] const char* to_string(Action action);
 [[nodiscard]] const char* to_string(ImagePhase phase);
-[[nodiscard]] const char* to_string(RingPhase phase);
 
 }  // namespace ringback::blk

@@ -3,7 +3,9 @@
 // See supervisor_fixture.h.
 #include "supervisor_fixture.h"
 
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
