@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # deadline: 600
 # A guest takes the driver off its disk and writes garbage into each of the disk's nodes. Its disk closes each time, and
-# comes back with the driver; its other disk and another guest's fio notice nothing.
+# is there for the next boot; its other disk and another guest's fio notice nothing.
 . /bed/product.sh
 ringback_start
 truncate -s 64M steady.img
@@ -68,22 +68,20 @@ guest_run -t 400 wild '
   echo "$attempts attempts"' >wild.out || fail "$(tail -n 1 wild.out)"
 assert_eq "$(tail -n 1 wild.out)" '29 attempts'
 
-# The driver again, and the disk.
+# Linux's blkfront does not take up a disk that it has left, whoever serves it; a new boot does.
+domid=$(xl domid wild)
+xl reboot wild
+guest_wait_ready wild
 guest_run wild '
   dd if=/dev/urandom of=/dev/xvdb bs=64k count=16 oflag=direct 2>/dev/null
-  echo vbd-51712 >/sys/bus/xen/drivers/vbd/bind
-  tries=0
-  until [ -b /dev/xvda ] && [ "$(xenstore-read device/vbd/51712/state)" = 4 ]; do
-    tries=$((tries + 1)); [ $tries -lt 200 ] || exit 1; sleep 0.1
-  done
   dd if=/dev/xvdb of=/dev/xvda bs=64k count=16 oflag=direct 2>/dev/null
   echo 3 >/proc/sys/vm/drop_caches
-  cmp -n 1048576 /dev/xvda /dev/xvdb' || fail 'the disk did not come back with its driver'
+  cmp -n 1048576 /dev/xvda /dev/xvdb' || fail 'the disk is not served as before'
 
 kill -0 $fio 2>/dev/null || { cat fio.out >&2; fail 'fio of the other guest ended'; }
 guest_run steady 'touch /tmp/enough'
 wait $fio || { cat fio.out >&2; fail 'fio of the other guest'; }
-lines=$(journalctl -u blkbackd --no-pager -o cat | grep -c "vbd/$(xl domid wild)/51712") || :
+lines=$(journalctl -u blkbackd --no-pager -o cat | grep -c "vbd/$domid/51712") || :
 [ "$lines" -lt 150 ] || fail "$lines lines about one disk in blkbackd's journal"
 guest_shutdown wild
 guest_shutdown steady
