@@ -385,7 +385,7 @@ TEST_CASE("what is under way is waited for, in every view there is") {
         if (!fine) {
             FAIL(blk::to_string(action) << " with backend " << xen::to_string(view.backend) << ", frontend "
                                         << xen::to_string(view.frontend) << ", image " << blk::to_string(view.image)
-                                        << ", ring " << blk::to_string(view.ring) << ", bits " << bits);
+                                        << ", ring " << xen::to_string(view.ring) << ", bits " << bits);
         }
     }
     SUCCEED();
