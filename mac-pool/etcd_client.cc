@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 
@@ -16,6 +17,7 @@ namespace {
 
 constexpr long kConnectMilliseconds = 2000;
 constexpr long kCallMilliseconds = 7000;  // a little more than etcd's own limit for a request
+constexpr int kPatienceSeconds = 30;      // an election takes one or two
 constexpr const char* kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 // gRPC codes in etcd's error answers.
@@ -114,6 +116,10 @@ EtcdClient::EtcdClient(EtcdAddress address, Location location)
 
 EtcdClient::~EtcdClient() = default;
 
+long EtcdClient::patience() const {
+    return location_.patience_seconds.value_or(kPatienceSeconds);
+}
+
 void EtcdClient::next_member() {
     member_ = (member_ + 1) % address_.members.size();
 }
@@ -136,7 +142,7 @@ Result<EtcdClient::Reply> EtcdClient::post(const std::string& method, const std:
     curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
     curl_easy_setopt(curl, CURLOPT_TCP_NODELAY, 1L);
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, kConnectMilliseconds);
-    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, kCallMilliseconds);
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, std::min(kCallMilliseconds, patience() * 1000));
     curl_easy_setopt(curl, CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
     if (!location_.ca_file.empty()) curl_easy_setopt(curl, CURLOPT_CAINFO, location_.ca_file.c_str());
     if (!location_.cert_file.empty()) curl_easy_setopt(curl, CURLOPT_SSLCERT, location_.cert_file.c_str());
@@ -181,7 +187,7 @@ Result<void> EtcdClient::authenticate() {
 
 Result<json> EtcdClient::call(const std::string& method, const json& request) {
     const std::string body = request.dump();
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(location_.patience_seconds);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(patience());
     Error last{EAGAIN, "etcd: not asked"};
     bool fresh_token = false;
     for (unsigned failures = 0; std::chrono::steady_clock::now() < deadline;) {

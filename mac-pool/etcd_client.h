@@ -46,6 +46,7 @@ class EtcdClient {
     [[nodiscard]] Result<Reply> post(const std::string& method, const std::string& body);
     [[nodiscard]] Result<void> authenticate();
     void next_member();
+    [[nodiscard]] long patience() const;  // in seconds
 
     EtcdAddress address_;
     Location location_;

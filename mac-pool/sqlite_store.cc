@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kApplicationId = 0x52424d50;  // "RBMP"
 constexpr int kFormat = 1;
-constexpr int64_t kBusyMilliseconds = 60'000;
+constexpr int kPatienceSeconds = 60;
 
 struct Finalize {
     void operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
@@ -30,11 +30,12 @@ struct Close {
 
 // Waits between tries for the write lock. SQLite's own handler waits up to 100 ms in fixed steps, so that
 // many writers leave the lock idle most of the time; a short random wait does not.
-int busy(void*, int tries) {
+// `patience`: in microseconds.
+int busy(void* patience, int tries) {
     thread_local std::minstd_rand random(static_cast<unsigned>(::getpid()));
     thread_local int64_t waited = 0;
     if (tries == 0) waited = 0;
-    if (waited > kBusyMilliseconds * 1000) return 0;
+    if (waited > *static_cast<const int64_t*>(patience)) return 0;
     const int64_t longest = std::min<int64_t>(500 << std::min(tries, 5), 10'000);
     const int64_t wait = std::uniform_int_distribution<int64_t>(longest / 4, longest)(random);
     ::usleep(static_cast<useconds_t>(wait));
@@ -44,7 +45,8 @@ int busy(void*, int tries) {
 
 class SqliteStore final : public Store, private Transaction {
   public:
-    SqliteStore(std::string path, Clock clock) : path_(std::move(path)), clock_(std::move(clock)) {}
+    SqliteStore(std::string path, Clock clock, int patience_seconds)
+        : path_(std::move(path)), clock_(std::move(clock)), patience_(int64_t{patience_seconds} * 1'000'000) {}
 
     Result<void> open(Open mode) {
         // The last directory of /var/lib/ringback/macpool.db may be for us to make.
@@ -63,7 +65,7 @@ class SqliteStore final : public Store, private Transaction {
         database_.reset(handle);
         if (opened != SQLITE_OK) return failed("open");
         sqlite3_extended_result_codes(handle, 1);
-        sqlite3_busy_handler(handle, busy, nullptr);
+        sqlite3_busy_handler(handle, busy, &patience_);
         TRY(execute("PRAGMA synchronous=FULL"));
         TRY(execute("PRAGMA cache_size=-16000"));
         TRY(prepare_schema());
@@ -250,6 +252,7 @@ class SqliteStore final : public Store, private Transaction {
 
     std::string path_;
     Clock clock_;
+    int64_t patience_;
     std::unique_ptr<sqlite3, Close> database_;
     Statement get_, put_, remove_, range_, count_;
     std::optional<Error> write_error_;
@@ -257,11 +260,9 @@ class SqliteStore final : public Store, private Transaction {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> open_sqlite(const std::string& path, Clock clock, Open mode) {
-    if (path.empty() || path.front() != '/') {
-        return Error{EINVAL, fmt::format("pool 'sqlite:{}' must have an absolute path", path)};
-    }
-    auto store = std::make_unique<SqliteStore>(path, std::move(clock));
+Result<std::unique_ptr<Store>> open_sqlite(const Location& location, Clock clock, Open mode) {
+    auto store = std::make_unique<SqliteStore>(location.url.substr(std::string_view("sqlite:").size()), std::move(clock),
+                                               location.patience_seconds.value_or(kPatienceSeconds));
     TRY(store->open(mode));
     return std::unique_ptr<Store>(std::move(store));
 }

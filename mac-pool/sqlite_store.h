@@ -16,6 +16,6 @@
 
 namespace ringback::mac {
 
-[[nodiscard]] Result<std::unique_ptr<Store>> open_sqlite(const std::string& path, Clock clock, Open mode);
+[[nodiscard]] Result<std::unique_ptr<Store>> open_sqlite(const Location& location, Clock clock, Open mode);
 
 }  // namespace ringback::mac

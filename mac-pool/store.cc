@@ -5,10 +5,19 @@
 
 #include <ctime>
 
+#include "mac-pool/etcd_client.h"
 #include "mac-pool/etcd_store.h"
 #include "mac-pool/sqlite_store.h"
 
 namespace ringback::mac {
+
+namespace {
+
+bool is_sqlite(const std::string& url) {
+    return url.starts_with("sqlite:");
+}
+
+}  // namespace
 
 Clock system_clock() {
     return [] { return static_cast<int64_t>(std::time(nullptr)); };
@@ -20,12 +29,24 @@ std::string after_prefix(std::string prefix) {
     return prefix;
 }
 
+Result<void> check_url(const std::string& url) {
+    if (is_sqlite(url)) {
+        if (!url.starts_with("sqlite:/"))
+            return Error{EINVAL, fmt::format("pool '{}' must have an absolute path", url)};
+        return {};
+    }
+    if (!url.starts_with("etcd+http://") && !url.starts_with("etcd+https://")) {
+        return Error{EINVAL,
+                     fmt::format("pool '{}' is neither sqlite:/PATH nor etcd+https://HOST:PORT/PREFIX", url)};
+    }
+    (void)TRY(parse_etcd_url(url));
+    return {};
+}
+
 Result<std::unique_ptr<Store>> open_store(const Location& location, Clock clock, Open mode) {
-    const std::string& url = location.url;
-    if (url.starts_with("sqlite:")) return open_sqlite(url.substr(7), std::move(clock), mode);
-    if (url.starts_with("etcd+http://") || url.starts_with("etcd+https://")) return open_etcd(location);
-    return Error{EINVAL,
-                 fmt::format("pool '{}' is neither sqlite:/PATH nor etcd+https://HOST:PORT/PREFIX", url)};
+    TRY(check_url(location.url));
+    if (is_sqlite(location.url)) return open_sqlite(location, std::move(clock), mode);
+    return open_etcd(location);
 }
 
 }  // namespace ringback::mac

@@ -77,10 +77,13 @@ struct Location {
     std::string ca_file;
     std::string cert_file;
     std::string key_file;
-    int patience_seconds = 30;  // how long a call is tried again; an election takes one or two
+    // How long a call is tried again; without it as long as is good for a person who waits.
+    std::optional<int> patience_seconds = {};
 };
 
 enum class Open : uint8_t { existing, create };
+// EINVAL for what is no address of a pool. Nothing is opened.
+[[nodiscard]] Result<void> check_url(const std::string& url);
 // `create` makes the file of a SQLite pool; the pool itself is made by Pool::init.
 [[nodiscard]] Result<std::unique_ptr<Store>> open_store(const Location& location, Clock clock, Open mode);
 

@@ -10,10 +10,17 @@ namespace {
 constexpr int64_t kMaxQueueLength = 4096;
 
 Result<void> take_one(const Setting& setting, Config& config) {
-    if (setting.section != "vif") return config.take(setting);
-    if (setting.key == "max_queues") return setting.take(0, kMaxQueues, config.max_queues);
-    if (setting.key == "queue_length") return setting.take(16, kMaxQueueLength, config.queue_length);
-    return setting.unknown();
+    if (setting.section == "vif") {
+        if (setting.key == "max_queues") return setting.take(0, kMaxQueues, config.max_queues);
+        if (setting.key == "queue_length") return setting.take(16, kMaxQueueLength, config.queue_length);
+        return setting.unknown();
+    }
+    if (setting.key == "mac_pool_credentials") return setting.take(config.mac_pool.credentials);
+    if (setting.key != "mac_pool") return config.take(setting);
+    TRY(setting.take(config.mac_pool.url));
+    const auto known = mac::check_url(config.mac_pool.url);
+    if (!known) return setting.wrong("is no pool: " + known.error().message);
+    return {};
 }
 
 }  // namespace

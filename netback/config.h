@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "mac-pool/config.h"
 #include "runtime/daemon_config.h"
 #include "runtime/result.h"
 
@@ -15,6 +16,9 @@ namespace ringback::net {
 
 struct Config : DaemonConfig {
     Config() : DaemonConfig("netback", RINGBACK_NETBACK_WORKER_PROGRAM) {}
+
+    // Empty address: no pool is asked. macpool's own configuration is not read: what this daemon does is in its file.
+    mac::Config mac_pool{.url = {}, .credentials = mac::kCredentialsPath};
 
     uint32_t max_queues = 0;        // 0: the number of this machine's CPUs; never more than the protocol's 8
     uint32_t queue_length = 256;    // packets that wait for a guest, per queue of its TAP

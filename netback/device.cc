@@ -23,6 +23,7 @@ using xen::XenbusState;
 constexpr milliseconds kClosePatience{6000};
 constexpr milliseconds kStoreTroublePause{1000};
 constexpr int kMaxSteps = 32;
+constexpr const char* kRefusalScript = RINGBACK_VIF_REFUSED;
 
 // Of the frontend's directory: what it may change while it is connected.
 constexpr std::array kWatchedNodes{"/state", "/request-multicast-control"};
@@ -143,7 +144,10 @@ void Device::act(Action action) {
         case Action::connect: return connect();
         case Action::disconnect: return disconnect();
         case Action::publish_init_wait:
-            return publish(XenbusState::init_wait, [this](xen::Store::Update& update) { write_features(update); });
+            return publish(XenbusState::init_wait, [this](xen::Store::Update& update) {
+                write_features(update);
+                if (port_ == PortPhase::failed && !view_.script_done) write_refusal(update);
+            });
         case Action::publish_connected:
             announced_ = true;
             return publish(XenbusState::connected, [](xen::Store::Update&) {});
@@ -181,6 +185,13 @@ void Device::write_features(xen::Store::Update& update) const {
     update.write("multi-queue-max-queues", max_queues());
 }
 
+// libxl runs next what `script` names, and shows `hotplug-error` because that fails.
+void Device::write_refusal(xen::Store::Update& update) const {
+    update.write("hotplug-error", error_);
+    update.write("hotplug-status", "error");
+    update.write("script", kRefusalScript);
+}
+
 std::string Device::own_name() const { return fmt::format("vif{}.{}", id_.domid, id_.devid); }
 
 std::string Device::interface() const {
@@ -201,6 +212,10 @@ void Device::open_port() {
 }
 
 Result<void> Device::try_open_port() {
+    // One whose script has run is on its network already; whoever comes second is refused.
+    if (!view_.script_done) {
+        if (const auto why = around_.refusal(id_)) return Error{EEXIST, *why};
+    }
     // One that an earlier life of ours has left may have been renamed by the hotplug script since.
     const std::string renamed = read("vifname");
     const bool was_renamed = !renamed.empty() && ::access((around_.sysfs + "/class/net/" + renamed + "/tun_flags").c_str(),

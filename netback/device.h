@@ -42,6 +42,8 @@ struct Surroundings {
     const Config& config;
     xen::Domid own_domid = 0;
     std::string sysfs = "/sys";
+    // Why a vif may not go on its network.
+    std::function<std::optional<std::string>(const xen::DeviceId&)> refusal;
     std::function<void(const xen::DeviceId&)> look_again;  // soon, from the loop
     std::function<void()> store_lost;                      // nothing that is read means anything any more
 };
@@ -94,6 +96,7 @@ class Device {
     void follow_wishes();
     void publish(xen::XenbusState state, const std::function<void(xen::Store::Update&)>& more);
     void write_features(xen::Store::Update& update) const;
+    void write_refusal(xen::Store::Update& update) const;
     void request(MessageType type, const std::function<void(Message&)>& fill, std::vector<UniqueFd> descriptors,
                  Reply reply);
     void look_after(std::chrono::milliseconds delay);

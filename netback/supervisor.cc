@@ -26,6 +26,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
     Supervisor& self = *supervisor;
     self.around_.own_domid = own;
     self.lock_ = TRY(claim_directories(config, config.journal_directory()));
+    if (!config.mac_pool.url.empty()) self.pool_ = TRY(PoolWatch::start(loop, config.mac_pool));
     TRY(self.listen());
     TRY(self.watch_.start(own, {"vif"}));
     TRY(loop.watch(self.store_.fd(), EPOLLIN, [&self](uint32_t) { self.take_store_events(); }));
@@ -49,6 +50,7 @@ Supervisor::Supervisor(EventLoop& loop, const Config& config, xen::Store store, 
               .worker = worker_,
               .links = links_,
               .config = config,
+              .refusal = [this](const xen::DeviceId& id) { return mac_refusal(id); },
               .look_again = [this](const xen::DeviceId& id) { watch_.mark(id); },
               .store_lost =
                   [this] {
@@ -141,7 +143,8 @@ void Supervisor::look(const xen::DeviceId& id) {
         if (adopt) worker_.expect(kAdoptPatience);
         found = devices_.emplace(id, std::make_unique<Device>(around_, id, adopt)).first;
     }
-    if (!found->second->look()) return;
+    if (!found->second->look()) return ask_pool(*found->second);
+    if (pool_) pool_->forget(id);
     devices_.erase(found);
     watch_.mark(id);  // the toolstack may have made it anew already
     if (devices_.empty()) worker_.quit();

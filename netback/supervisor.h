@@ -20,6 +20,7 @@
 #include "hypervisor/store.h"
 #include "netback/config.h"
 #include "netback/device.h"
+#include "netback/pool_watch.h"
 #include "netback/worker_process.h"
 #include "runtime/control.h"
 #include "runtime/event_loop.h"
@@ -47,6 +48,13 @@ class Supervisor {
     void take_store_events();
     void look(const xen::DeviceId& id);
 
+    // supervisor_macs.cc
+    // What the store says of a vif; none without a proper address.
+    [[nodiscard]] std::optional<mac::ActiveVif> identity(const xen::DeviceId& id) const;
+    // Why this vif must not become active; names both guests.
+    [[nodiscard]] std::optional<std::string> mac_refusal(const xen::DeviceId& id) const;
+    void ask_pool(const Device& device);
+
     // supervisor_commands.cc
     void command(const ControlRequest& request, Responder respond);
     void status(const ControlRequest& request, Responder respond);
@@ -62,6 +70,7 @@ class Supervisor {
     SwitchWorker worker_;
     ControlServer control_;
     Surroundings around_;
+    std::unique_ptr<PoolWatch> pool_;  // none configured: none
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
     bool starting_ = true;
     bool store_lost_ = false;

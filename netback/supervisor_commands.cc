@@ -59,6 +59,9 @@ nlohmann::json Supervisor::describe(const Device& device) const {
         vif["gso_tcp6"] = connected.gso_tcp6 != 0;
     }
     if (!device.error().empty()) vif["error"] = device.error();
+    if (pool_) {
+        if (auto finding = pool_->describe(device.id()); !finding.is_null()) vif["mac_pool"] = std::move(finding);
+    }
     return vif;
 }
 

@@ -57,6 +57,9 @@ void print_vif(const nlohmann::json& vif) {
                    count("tx_dropped"), count("rx_dropped"), count("tx_errors"), count("rx_errors"));
     }
     if (vif.contains("error")) fmt::print("           error: {}\n", vif.value("error", ""));
+    if (const auto pool = vif.find("mac_pool"); pool != vif.end() && pool->value("state", "") != "agrees") {
+        fmt::print("           MAC pool: {}\n", pool->value("text", ""));
+    }
 }
 
 // The guests of netbackd, into those of blkbackd.

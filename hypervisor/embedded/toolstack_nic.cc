@@ -52,10 +52,16 @@ Result<void> Toolstack::attach_nic(std::uint16_t domid, const NicSpec& spec) {
     kind.backend_domid = spec.backend_domid;
     Result<void> done = wait_backend_ready(domid, spec.handle, kind);
     if (done.ok()) {
-        // What the stock script leaves behind.
-        done = store_.write("/local/domain/" + std::to_string(spec.backend_domid) + "/backend/vif/" +
-                                std::to_string(domid) + "/" + std::to_string(spec.handle) + "/hotplug-status",
-                            "connected");
+        const std::string back = "/local/domain/" + std::to_string(spec.backend_domid) + "/backend/vif/" +
+                                 std::to_string(domid) + "/" + std::to_string(spec.handle);
+        // libxl runs what the node names by now; what a backend puts there is for a vif that must not go on.
+        const std::string script = store_.get(back + "/script").value_or("");
+        if (script == spec.script) {
+            done = store_.write(back + "/hotplug-status", "connected");  // what the stock script leaves behind
+        } else {
+            done = Error{EIO, "hotplug script " + script + " online failed: " +
+                                  store_.get(back + "/hotplug-error").value_or("no message left")};
+        }
     }
     if (!done.ok()) (void)detach_disk(domid, spec.handle, true);
     return done;

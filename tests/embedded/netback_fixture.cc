@@ -38,15 +38,16 @@ void enter_network_namespace() {
     if (::access("/dev/net/tun", R_OK | W_OK) != 0) SKIP("needs /dev/net/tun");
 }
 
-NetDaemon::NetDaemon(const CoreProcess& core)
-    : DaemonProcess(core, "netbackd", "[vif]\nmax_queues = 4\n",
+NetDaemon::NetDaemon(const CoreProcess& core, const std::string& settings)
+    : DaemonProcess(core, "netbackd", settings + "[vif]\nmax_queues = 4\n",
                     {RINGBACK_NETBACKD, "--spawn-worker", "--worker-program", RINGBACK_NETBACK_WORKER}) {
     start();
 }
 
-nlohmann::json NetDaemon::vif(uint32_t handle) const {
+nlohmann::json NetDaemon::vif(uint32_t handle, int domid) const {
     const nlohmann::json answer = ask({{"command", "status"}});
     for (const auto& guest : answer["guests"]) {
+        if (domid >= 0 && guest["domid"] != domid) continue;
         for (const auto& vif : guest["vifs"]) {
             if (vif["device"].get<std::string>().ends_with("/" + std::to_string(handle))) return vif;
         }
@@ -94,7 +95,7 @@ std::vector<std::byte> HostPort::receive(int timeout_ms) const {
     }
 }
 
-NetBed::NetBed() : t({}, {.memory_mib = 64}), daemon(t.core) {}
+NetBed::NetBed(const std::string& settings) : t({}, {.memory_mib = 64}), daemon(t.core, settings) {}
 
 std::unique_ptr<frontend::Netfront> NetBed::front(frontend::NetOptions options) const {
     options.domid = t.domid;

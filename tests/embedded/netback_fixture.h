@@ -23,8 +23,10 @@ void enter_network_namespace();
 
 class NetDaemon : public DaemonProcess {
   public:
-    explicit NetDaemon(const CoreProcess& core);
-    [[nodiscard]] nlohmann::json vif(uint32_t handle = 0) const;
+    // `settings`: lines of its configuration.
+    explicit NetDaemon(const CoreProcess& core, const std::string& settings = {});
+    // Of the first guest that has a vif of that number, or of this one.
+    [[nodiscard]] nlohmann::json vif(uint32_t handle = 0, int domid = -1) const;
     [[nodiscard]] pid_t worker() const;
 };
 
@@ -41,7 +43,7 @@ class HostPort {
 };
 
 struct NetBed {
-    NetBed();
+    explicit NetBed(const std::string& settings = {});
 
     [[nodiscard]] std::unique_ptr<frontend::Netfront> front(frontend::NetOptions options = {}) const;
     [[nodiscard]] std::string back(uint32_t handle = 0) const;

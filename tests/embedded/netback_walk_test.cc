@@ -208,7 +208,7 @@ TEST_CASE("a device of that name that is not a TAP of ours is left alone, and th
 TEST_CASE("an offer that is none closes the vif, and only that one") {
     NetBed bed;
     must(bed.xl.attach_nic(bed.t.domid, {}));
-    must(bed.xl.attach_nic(bed.t.domid, {.handle = 1}));
+    must(bed.xl.attach_nic(bed.t.domid, {.handle = 1, .mac = "00:16:3e:00:00:02"}));
     auto front = bed.front();
     auto other = bed.front({.handle = 1});
     must(other->attach());

@@ -338,6 +338,22 @@ TEST_CASE("a vif whose address is not the one that the pool holds is told") {
     const auto theirs = must(disagreement(pool, {"xenbr0", web, {"db", kOther}, 4, 0}));
     REQUIRE(theirs.has_value());
     CHECK_THAT(*theirs, ContainsSubstring("guest db") && ContainsSubstring("which the pool holds for web"));
-    CHECK_FALSE(
-        must(disagreement(pool, {"xenbr0", address("52:54:00:00:00:01"), {"db", kOther}, 4, 0})).has_value());
+    const auto nobodys =
+        must(disagreement(pool, {"xenbr0", address("52:54:00:00:00:01"), {"db", kOther}, 4, 0}));
+    REQUIRE(nobodys.has_value());
+    CHECK_THAT(*nobodys, ContainsSubstring("guest db") && ContainsSubstring("which the pool holds for nobody"));
+    // Its own address under another number: NICs that came and went while the guest ran.
+    CHECK_FALSE(must(disagreement(pool, {"xenbr0", web, {"web", kUuid}, 3, 7})).has_value());
+}
+
+TEST_CASE("vifs meet on one bridge and one VLAN") {
+    CHECK(same_network("xenbr0", "xenbr0"));
+    CHECK(same_network("ovs0.10", "ovs0.10"));
+    CHECK(same_network("ovs0.10", "ovs0:20:10"));
+    CHECK(same_network("ovs0.10:20", "ovs0.20"));
+    CHECK_FALSE(same_network("xenbr0", "xenbr1"));
+    CHECK_FALSE(same_network("ovs0", "ovs0.10"));
+    CHECK_FALSE(same_network("ovs0.1", "ovs0.10"));
+    CHECK_FALSE(same_network("ovs0:10:20", "ovs0:30"));
+    CHECK_FALSE(same_network("ovs0.10", "ovs1.10"));
 }

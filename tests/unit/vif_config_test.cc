@@ -17,6 +17,8 @@ runtime_directory = "/run/x"
 control_group = "nets"
 worker_start = "fork"
 worker_program = "/opt/worker"
+mac_pool = "etcd+https://a:2379,b:2379/site"
+mac_pool_credentials = "/etc/pool"
 [vif]
 max_queues = 3
 queue_length = 64
@@ -26,6 +28,8 @@ queue_length = 64
     CHECK(config.value().control_group == "nets");
     CHECK(config.value().worker_start == WorkerStart::fork);
     CHECK(config.value().worker_program == "/opt/worker");
+    CHECK(config.value().mac_pool.url == "etcd+https://a:2379,b:2379/site");
+    CHECK(config.value().mac_pool.credentials == "/etc/pool");
     CHECK(config.value().max_queues == 3);
     CHECK(config.value().queue_length == 64);
 }
@@ -42,6 +46,8 @@ TEST_CASE("netbackd: the settings file that is installed says what the defaults 
     const net::Config defaults;
     CHECK(config.value().control_group == defaults.control_group);
     CHECK(config.value().worker_start == defaults.worker_start);
+    CHECK(config.value().mac_pool.url.empty());
+    CHECK(config.value().mac_pool.credentials == defaults.mac_pool.credentials);
     CHECK(config.value().max_queues == defaults.max_queues);
     CHECK(config.value().queue_length == defaults.queue_length);
 }
@@ -56,6 +62,10 @@ TEST_CASE("netbackd: a setting that is none is refused by its name and line") {
         {"runtime_directory = \"run\"", "must be an absolute path"},
         {"vif = 3", "must be a table"},
         {"control_group = 3", "must be a text in quotes"},
+        {"mac_pool = 3", "must be a text in quotes"},
+        {"mac_pool = \"sqlite:pool.db\"", "test.toml:1: mac_pool is no pool: pool 'sqlite:pool.db' must have an absolute path"},
+        {"mac_pool = \"https://a:2379/x\"", "'https://a:2379/x' is neither"},
+        {"mac_pool = \"etcd+https://a/x\"", "each host must be HOST:PORT"},
         {"worker_start = ", "test.toml:1"},
     }));
     const auto config = net::parse_config(text, "test.toml");
