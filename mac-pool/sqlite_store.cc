@@ -50,7 +50,10 @@ class SqliteStore final : public Store, private Transaction {
 
     Result<void> open(Open mode) {
         // The last directory of /var/lib/ringback/macpool.db may be for us to make.
-        if (mode == Open::create) ::mkdir(path_.substr(0, path_.rfind('/')).c_str(), 0755);
+        const std::string directory = path_.substr(0, path_.rfind('/'));
+        if (mode == Open::create && !directory.empty() && ::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST) {
+            return os_error("make " + directory + " for the pool");
+        }
         const int flags = O_RDWR | O_CLOEXEC | (mode == Open::create ? O_CREAT : 0);
         // Made here and not by SQLite: the pool is nobody else's business.
         const UniqueFd file(::open(path_.c_str(), flags, 0600));

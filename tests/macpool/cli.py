@@ -49,6 +49,7 @@ with tempfile.TemporaryDirectory() as directory:
 
     for command in ["allocate --guest a --nic 0", "list", "stats", "export", "scan --host"]:
         check("no pool is said", "macpool init" in run(*command.split(), status=1).stderr)
+    check("no place for a pool", f"make {directory}/a/b" in run("--pool", f"sqlite:{directory}/a/b/pool.db", "init", status=1).stderr)
     check("init", as_json("init", "00:16:3e", "--exclude", "00:16:3e:00", "--rest", "1h") ==
           {"pool": f"sqlite:{directory}/pool.db", "made": True, "size": 2**24 - 2**16})
     check("init again", as_json("init", "00:16:3e", "--exclude", "00:16:3e:00", "--rest", "1h")["made"] is False)
