@@ -90,13 +90,19 @@ class EtcdTransaction final : public Transaction {
 
     Result<void> prefetch(const std::vector<std::string>& keys) override {
         std::vector<std::string> asked;
-        json operations = json::array();
         for (const std::string& key : keys) {
             if (reads_.contains(key) || writes_.contains(key)) continue;
-            operations.push_back({{"request_range", {{"key", base64(client_.prefix() + key)}}}});
             asked.push_back(key);
         }
         if (asked.empty()) return {};
+        json operations = json::array();
+        for (const std::string& key : asked) {
+            json range{{"key", base64(client_.prefix() + key)}};
+            // As this member has it, without asking the others: what is old makes the commit fail, which judges
+            // whoever has read two keys.
+            if (asked.size() > 1) range["serializable"] = true;
+            operations.push_back({{"request_range", std::move(range)}});
+        }
         const json answer = TRY(client_.call("kv/txn", {{"success", operations}}));
         const json responses = answer.value("responses", json::array());
         for (size_t index = 0; index < asked.size() && index < responses.size(); ++index) {
