@@ -44,8 +44,11 @@ struct SourceRequest {
     std::vector<std::string> xl;  // files and directories
     bool xenstore = false;
     bool host = false;
+    bool switches = false;     // this host's bridges and Open vSwitch
     std::string switch_table;  // a file, or "-"
-    [[nodiscard]] bool empty() const { return xl.empty() && !xenstore && !host && switch_table.empty(); }
+    [[nodiscard]] bool empty() const {
+        return xl.empty() && !xenstore && !host && !switches && switch_table.empty();
+    }
 };
 
 int import(const Options& options, const SourceRequest& sources);

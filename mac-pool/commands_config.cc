@@ -10,6 +10,7 @@
 #include "mac-pool/commands.h"
 #include "mac-pool/import.h"
 #include "mac-pool/output.h"
+#include "mac-pool/switch_tables.h"
 
 namespace ringback::mac {
 
@@ -18,6 +19,7 @@ using nlohmann::json;
 namespace {
 
 constexpr const char* kHostNics = "/sys/class/net";
+constexpr const char* kOpenVSwitch = "/run/openvswitch";
 constexpr const char* kXlConfigs = "/etc/xen";
 
 Result<Sightings> look(const SourceRequest& sources) {
@@ -27,6 +29,10 @@ Result<Sightings> look(const SourceRequest& sources) {
         all.add(see_xenstore(store));
     }
     if (sources.host) all.add(see_host_nics(kHostNics));
+    if (sources.switches) {
+        all.add(see_bridges(kHostNics));
+        all.add(see_open_vswitch(kOpenVSwitch));
+    }
     if (!sources.switch_table.empty()) all.add(see_switch_table(sources.switch_table));
     for (const std::string& problem : all.problems)
         warn(problem);
@@ -56,6 +62,7 @@ int import(const Options& options, const SourceRequest& sources) {
 int scan(const Options& options, SourceRequest sources) {
     if (sources.empty()) {
         sources.host = true;
+        sources.switches = true;
         sources.xenstore = xen::Store::open().ok();
         std::error_code error;
         if (std::filesystem::is_directory(kXlConfigs, error)) sources.xl = {kXlConfigs};

@@ -75,6 +75,8 @@ int main(int argc, char** argv) {
                             "An xl configuration, or a directory of *.cfg; may be repeated");
         command->add_flag("--xenstore", sources.xenstore, "The guests that run on this host");
         command->add_flag("--host", sources.host, "The host's own NICs");
+        command->add_flag("--switch", sources.switches,
+                          "What this host's switches have learned: Linux bridges, Open vSwitch");
         command->add_option("--switch-table", sources.switch_table,
                             "A file with what a switch has learned (bridge fdb show, ovs-appctl fdb/show); - "
                             "for standard input");
@@ -107,7 +109,7 @@ int main(int argc, char** argv) {
         if (release->parsed() && by_mac->empty() && by_guest->empty())
             throw CLI::RequiredError("release: MAC or --guest");
         if (import->parsed() && sources.empty())
-            throw CLI::RequiredError("import: --xl, --xenstore, --host or --switch-table");
+            throw CLI::RequiredError("import: --xl, --xenstore, --host, --switch or --switch-table");
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sightings: MAC addresses in use, wherever this host can see them: xl configurations, xenstore, its own
-// NICs, and the table of a switch as text. What `import` takes into a pool and `scan` compares with it.
+// NICs, and the table of a switch, as text here and running in switch_tables.h. What `import` takes into a pool and `scan` compares with it.
 #pragma once
 
 #include <optional>

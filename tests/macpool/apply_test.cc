@@ -3,11 +3,17 @@
 // apply, import and scan, on every store.
 #include "mac-pool/apply.h"
 
+#include <sys/socket.h>
+#include <sys/un.h>
+
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <fstream>
+#include <thread>
 
 #include "mac-pool/active.h"
 #include "mac-pool/import.h"
+#include "mac-pool/switch_tables.h"
+#include "runtime/unique_fd.h"
 #include "tests/macpool/fixture.h"
 
 using namespace ringback;
@@ -301,6 +307,89 @@ TEST_CASE("addresses are seen in configurations, on host NICs and in a switch's 
     CHECK(table.found[0].mac == address("00:16:3e:00:00:05"));
     CHECK(table.found[1].mac == address("00:16:3e:00:00:06"));
     CHECK(see_switch_table(directory.file("none")).problems.size() == 1);
+}
+
+TEST_CASE("what a Linux bridge has learned is an address in use, by the name of its port") {
+    const Directory directory;
+    const auto write = [&](const std::string& name, const std::string& text) {
+        const std::string path = directory.file(name);
+        std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+        std::ofstream(path) << text;
+    };
+    // As the kernel writes it: address, port, local, age, port's high byte.
+    const auto entry = [](const std::string& mac, char port, bool local, char high = 0) {
+        return mac + port + static_cast<char>(local) + std::string(4, '\x0a') + high + std::string(3, '\0');
+    };
+    std::string table = entry(std::string("\x00\x16\x3e\x00\x00\x07", 6), 2, false) +
+                        entry(std::string("\xfe\xff\xff\xff\xff\xff", 6), 2, true) +
+                        entry(std::string("\x33\x33\x00\x00\x00\x01", 6), 1, false) +
+                        entry(std::string("\x52\x54\x00\x00\x00\x01", 6), 1, false, 1);
+    for (int more = 0; more < 1000; ++more) {
+        table += entry(std::string("\x00\x16\x3e\x01", 4) + static_cast<char>(more >> 8) + static_cast<char>(more),
+                       2, false);
+    }
+    write("net/xenbr0/brforward", table);
+    write("net/xenbr0/brif/vif3.0/port_no", "0x2\n");
+    write("net/eth0/address", "52:54:00:12:34:56\n");
+    const Sightings seen = see_bridges(directory.file("net"));
+    REQUIRE(seen.found.size() == 1002);
+    CHECK(seen.problems.empty());
+    CHECK(seen.found[0].mac == address("00:16:3e:00:00:07"));
+    CHECK(seen.found[0].where == "bridge xenbr0, port vif3.0");
+    CHECK(seen.found[0].source == Source::switch_table);
+    CHECK_FALSE(seen.found[0].guest.has_value());
+    CHECK(seen.found[1].where == "bridge xenbr0, port 257");
+    CHECK(seen.found[1001].mac == address("00:16:3e:01:03:e7"));
+    CHECK(see_bridges(directory.file("none")).problems.size() == 1);
+}
+
+TEST_CASE("Open vSwitch is asked for what each of its bridges has learned") {
+    const Directory directory;
+    CHECK(see_open_vswitch(directory.path()).found.empty());
+    CHECK(see_open_vswitch(directory.path()).problems.empty());
+    std::ofstream(directory.file("ovs-vswitchd.pid")) << "77\n";
+    const Sightings dead = see_open_vswitch(directory.path());
+    REQUIRE(dead.problems.size() == 1);
+    CHECK_THAT(dead.problems[0], ContainsSubstring("ovs-vswitchd.77.ctl for ofproto/list"));
+
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    directory.file("ovs-vswitchd.77.ctl").copy(name.sun_path, sizeof name.sun_path - 1);
+    const UniqueFd server(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::bind(server.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0);
+    REQUIRE(::listen(server.get(), 8) == 0);
+    struct Turn {
+        std::string question;
+        std::vector<std::string> answer;
+    };
+    const std::vector<Turn> talk{
+        {R"({"id":0,"method":"ofproto/list","params":[]})", {R"({"error":null,"id":0,"result":"ovs0\novs1\n"})"}},
+        // An answer in pieces.
+        {R"({"id":0,"method":"fdb/show","params":["ovs0"]})",
+         {R"({"error":null,"id":0,"result":" port  VLAN  MAC                Age\n    1    10  00:16:3e:00:00:07   12\n)",
+          R"(LOCAL     0  52:54:00:00:00:02    1\n    2     0  52:54:00:00:00:01    0\n"})"}},
+        {R"({"id":0,"method":"fdb/show","params":["ovs1"]})", {R"({"error":"no such bridge\n","id":0,"result":null})"}}};
+    std::vector<std::string> asked;
+    std::thread daemon([&] {
+        for (const Turn& turn : talk) {
+            const UniqueFd client(::accept(server.get(), nullptr, nullptr));
+            std::string text(turn.question.size(), '\0');
+            (void)::recv(client.get(), text.data(), text.size(), MSG_WAITALL);
+            asked.push_back(text);
+            for (const std::string& piece : turn.answer)
+                (void)::send(client.get(), piece.data(), piece.size(), MSG_NOSIGNAL);
+        }
+    });
+    const Sightings seen = see_open_vswitch(directory.path());
+    daemon.join();
+    for (size_t index = 0; index < talk.size(); ++index)
+        CHECK(asked[index] == talk[index].question);
+    REQUIRE(seen.found.size() == 2);
+    CHECK(seen.found[0].mac == address("00:16:3e:00:00:07"));
+    CHECK(seen.found[0].where == "Open vSwitch bridge ovs0, port 1, VLAN 10");
+    CHECK(seen.found[1].mac == address("52:54:00:00:00:01"));
+    REQUIRE(seen.problems.size() == 1);
+    CHECK_THAT(seen.problems[0], ContainsSubstring("no such bridge"));
 }
 
 TEST_CASE("a second active vif with an address in use on its network is refused, and both guests are named") {

@@ -96,6 +96,7 @@ with tempfile.TemporaryDirectory() as directory:
     check("import", as_json("import", "--xl", ".", "--switch-table", "fdb") == {"added": 2, "known": 2, "problems": []})
     check("import again", as_json("import", "--xl", ".", "--switch-table", "fdb") == {"added": 0, "known": 4, "problems": []})
     check("scan finds nothing now", as_json("scan", "--xl", ".", "--switch-table", "fdb")["clashes"] == [])
+    check("the switches here", set(as_json("import", "--switch")) == {"added", "known", "problems"})
     check("standard input", run("import", "--switch-table", "-", stdin="x 52:54:00:00:00:0a\n").stdout.startswith("1 addresses added"))
     # Without sources it looks at this machine, whatever that has.
     here = subprocess.run([MACPOOL, "--json", "scan"], capture_output=True, text=True, timeout=60, check=False)

@@ -22,6 +22,13 @@ guest_run one 'ping -c 2 -W 5 10.9.0.1'
 vif_says() { ringback status --json | grep -q "$1"; }
 wait_until 10 'the word of the pool' vif_says '"agrees"'
 
+# The bridge has learned it, on the guest's port.
+macpool scan --switch
+other="sqlite:$PWD/other.db"
+macpool --pool "$other" init
+macpool --pool "$other" import --switch
+assert_match "$(macpool --pool "$other" show "$mac")" "bridge xenbr0, port vif$(xl domid one).0" 'who has it'
+
 guest_config thief kind=pv vif="bridge=xenbr0,mac=$mac"
 assert_fails xl create thief.cfg
 echo "$output"
