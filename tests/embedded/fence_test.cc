@@ -22,7 +22,7 @@ using frontend::Op;
 namespace {
 
 constexpr uint64_t kDiskBytes = 1 << 20;
-constexpr int kPatienceMs = 10'000;
+constexpr int kAnswerMs = 10'000;
 
 struct Asked {
     frontend::Request request;
@@ -62,7 +62,7 @@ struct Bed {
     }
     [[nodiscard]] bool settle(const Asked& asked) const {
         while (!asked.answered) {
-            if (!front->queue(0).wait(kPatienceMs)) return false;
+            if (!front->queue(0).wait(kAnswerMs)) return false;
         }
         return asked.status == 0;
     }
