@@ -88,7 +88,7 @@ class Device {
     // How often a worker took over this attachment's rings, and how long the latest death kept the frontend waiting.
     [[nodiscard]] uint64_t recoveries() const { return recoveries_; }
     [[nodiscard]] std::chrono::milliseconds last_pause() const { return last_pause_; }
-    [[nodiscard]] bool recovering() const { return successor_ || owed_; }
+    [[nodiscard]] bool recovering() const { return lost_at_.has_value(); }  // until all that was owed is answered
     [[nodiscard]] bool writable() const { return writable_; }
     [[nodiscard]] bool direct() const { return direct_; }
     [[nodiscard]] uint16_t queues() const { return ring_ == RingPhase::connected ? connected_.queue_count : uint16_t{0}; }
