@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // blkbackd: the supervisor of the virtual disks. Reads the configuration, starts the Supervisor, ends on SIGTERM
-// without touching a worker.
+// without touching a worker. As `blkbackd upgrade` it is a client of the one that runs (upgrade.h).
 #include "blkback/config.h"
 #include "blkback/supervisor.h"
+#include "blkback/upgrade.h"
 #include "runtime/daemon.h"
 
 namespace {
@@ -18,6 +19,15 @@ constexpr DaemonText kText{
     .farewell = "workers go on",
 };
 
+constexpr DaemonText kUpgradeText{
+    .name = "blkbackd upgrade",
+    .about = "Moves every guest to the installed programs, one by one, and says how long each of them was paused. Options as the "
+             "running blkbackd has them.",
+    .spawn_flag = "--spawn-workers",
+    .config_path = blk::kConfigPath,
+    .farewell = "",
+};
+
 Result<void> serve(const DaemonOptions& options) {
     blk::Config config = TRY(blk::load_config(options.config_path));
     if (options.check) return {};
@@ -29,10 +39,18 @@ Result<void> serve(const DaemonOptions& options) {
     return supervisor->verdict();
 }
 
+Result<void> move_guests(const DaemonOptions& options) {
+    blk::Config config = TRY(blk::load_config(options.config_path));
+    options.apply(config);
+    return blk::upgrade(config);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    const auto options = parse_command_line(kText, argc, argv);
+    const bool upgrading = argc > 1 && std::string_view(argv[1]) == "upgrade";
+    const auto options = upgrading ? parse_command_line(kUpgradeText, argc - 1, argv + 1)
+                                   : parse_command_line(kText, argc, argv);
     if (const int* status = std::get_if<int>(&options)) return *status;
-    return exit_status(serve(std::get<DaemonOptions>(options)));
+    return exit_status((upgrading ? move_guests : serve)(std::get<DaemonOptions>(options)));
 }

@@ -235,6 +235,7 @@ void Supervisor::work() {
         if (store_lost_) return;
     }
     answer_waiters();
+    answer_replacements();
     // The loop sleeps next: wake at once when there is more to do.
     if (!dirty_.empty()) loop_.after(std::chrono::milliseconds(0), [] {});
 }

@@ -50,6 +50,13 @@ class Supervisor {
         EventLoop::Timer deadline;
     };
 
+    struct Replacement {
+        xen::Domid domid;
+        pid_t former;
+        Responder respond;
+        EventLoop::Timer deadline;
+    };
+
     Supervisor(EventLoop& loop, const Config& config, xen::Store store);
     void let_go(const xen::DeviceId& id);
     [[nodiscard]] Result<void> claim_runtime_directory();
@@ -70,6 +77,11 @@ class Supervisor {
     void status(const ControlRequest& request, Responder respond);
     void resize(const ControlRequest& request, Responder respond);
     void doctor_info(Responder respond);
+    // supervisor_replace.cc
+    void replace_worker(const ControlRequest& request, Responder respond);
+    void answer_replacements();
+    // What a worker has to be alike in to take over from this blkbackd's.
+    [[nodiscard]] static std::string interface();
     [[nodiscard]] nlohmann::json describe(const Device& device) const;
 
     EventLoop& loop_;
@@ -85,6 +97,7 @@ class Supervisor {
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
     std::set<xen::DeviceId> dirty_;
     std::list<Waiter> waiters_;
+    std::list<Replacement> replacements_;
     bool starting_ = true;
     bool store_lost_ = false;
 };

@@ -51,6 +51,7 @@ void Supervisor::command(const ControlRequest& request, Responder respond) {
     if (request.command == "wait-ready") return wait_ready(request, std::move(respond));
     if (request.command == "status") return status(request, std::move(respond));
     if (request.command == "resize") return resize(request, std::move(respond));
+    if (request.command == "replace-worker") return replace_worker(request, std::move(respond));
     if (request.command == "doctor-info") return doctor_info(std::move(respond));
     respond(control_error(fmt::format("unknown command \"{}\"", request.command)));
 }
@@ -153,6 +154,7 @@ void Supervisor::doctor_info(Responder respond) {
     }
     respond({{"ok", true},
              {"daemon_version", RINGBACK_VERSION},
+             {"interface", interface()},
              {"pid", ::getpid()},
              {"roots", config_.roots},
              {"worker_start", to_string(config_.worker_start)},

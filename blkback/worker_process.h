@@ -74,6 +74,8 @@ class WorkerPool {
     void expect(xen::Domid domid, std::chrono::milliseconds patience);
     [[nodiscard]] bool connected(xen::Domid domid) const;
     [[nodiscard]] pid_t pid(xen::Domid domid) const;  // 0: none
+    // Its worker is ended as if it had died: another is started for what it was serving.
+    void replace(xen::Domid domid) { lose(domid, "it is replaced"); }
     // No device is left.
     void quit(xen::Domid domid);
 

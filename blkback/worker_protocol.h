@@ -43,6 +43,7 @@
 namespace ringback::blk {
 
 inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kJournalVersion = 2;  // worker/journal.h
 inline constexpr size_t kMaxQueues = 16;
 inline constexpr uint32_t kMaxSegments = 256;  // feature-max-indirect-segments
 inline constexpr size_t kMaxRingOrder = 4;

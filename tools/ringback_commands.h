@@ -6,9 +6,12 @@
 #include <cstdint>
 #include <string>
 
-#include "tools/ringback_client.h"
+#include "runtime/control_client.h"
 
 namespace ringback::tools {
+
+inline constexpr const char* kControlSocket = "/run/ringback/blkbackd.sock";
+inline constexpr const char* kNetControlSocket = "/run/ringback/netbackd.sock";
 
 // Of both daemons; one that does not run is only an error when the other one does not either.
 int status(const std::string& socket, const std::string& net_socket, const std::string& guest, bool json);

@@ -7,7 +7,7 @@
 
 #include "hypervisor/store.h"
 #include "hypervisor/xenbus.h"
-#include "tools/ringback_client.h"
+#include "runtime/control_client.h"
 
 namespace ringback::tools {
 

@@ -88,7 +88,6 @@ inline constexpr size_t kJournalHeaderBytes = 4096;
 static_assert(sizeof(JournalHeader) <= kJournalHeaderBytes);
 
 inline constexpr uint64_t kJournalMagic = 0x6c6e724a6b636252;
-inline constexpr uint32_t kJournalVersion = 2;
 
 struct QueueJournal {
     QueueHeader* header = nullptr;

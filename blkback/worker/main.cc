@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // blkback-worker: serves one guest's disks. Started by blkbackd, or by its systemd template unit.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 
 #include "runtime/sandbox.h"
@@ -12,12 +14,22 @@ using namespace ringback;
 int main(int argc, char** argv) {
     blk::worker::Worker::Options options;
     bool no_polling = false;
+    bool interface = false;
     CLI::App app("Serves the disks of one Xen guest. Started by blkbackd, not by hand.", "blkback-worker");
     app.set_version_flag("--version", RINGBACK_VERSION);
-    app.add_option("--domid", options.domid, "Domain whose disks are served")->required()->check(CLI::Range(0, 0x7fef));
-    app.add_option("--supervisor", options.supervisor, "Socket of blkbackd")->required();
+    app.add_option("--domid", options.domid, "Domain whose disks are served")->check(CLI::Range(0, 0x7fef));
+    app.add_option("--supervisor", options.supervisor, "Socket of blkbackd");
+    app.add_flag("--interface", interface, "Say from which versions it can take over, and end");
     app.add_flag("--no-polling", no_polling, "Sleep at once when a ring is empty");
     CLI11_PARSE(app, argc, argv);
+    if (interface) {
+        fmt::print("protocol {} journal {}\n", blk::kProtocolVersion, blk::kJournalVersion);
+        return 0;
+    }
+    if (app.count("--domid") == 0 || options.supervisor.empty()) {
+        fmt::print(stderr, "blkback-worker: --domid and --supervisor are needed\n");
+        return 2;
+    }
 
     // Twice the cost of a wake-up at most: on a machine where waking is very slow, looking longer only burns the core.
     constexpr uint64_t kMaxWindowNs = 200'000;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The client's end of blkbackd's control socket (docs/control-protocol.md): one request, one answer.
+// The client's end of a daemon's control socket (control.h): one request, one answer.
 #pragma once
 
 #include <chrono>
@@ -9,13 +9,10 @@
 
 #include "runtime/result.h"
 
-namespace ringback::tools {
-
-inline constexpr const char* kControlSocket = "/run/ringback/blkbackd.sock";
-inline constexpr const char* kNetControlSocket = "/run/ringback/netbackd.sock";
+namespace ringback {
 
 // The answer, when its "ok" is true; otherwise its "error". ECONNREFUSED or ENOENT: no daemon is there.
 [[nodiscard]] Result<nlohmann::json> ask(const std::string& socket, nlohmann::json request,
                                          std::chrono::milliseconds patience);
 
-}  // namespace ringback::tools
+}  // namespace ringback

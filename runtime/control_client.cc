@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tools/ringback_client.h"
+#include "runtime/control_client.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -9,7 +9,7 @@
 
 #include "runtime/unique_fd.h"
 
-namespace ringback::tools {
+namespace ringback {
 
 namespace {
 
@@ -72,4 +72,4 @@ Result<nlohmann::json> ask(const std::string& path, nlohmann::json request, std:
     return Error{EIO, error != body.end() && error->is_string() ? error->get<std::string>() : daemon_of(path) + " refused"};
 }
 
-}  // namespace ringback::tools
+}  // namespace ringback
