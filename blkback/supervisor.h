@@ -2,10 +2,8 @@
 //
 // Supervisor: finds the devices under the claimed roots, keeps each one going, and answers for all of them.
 //
-// It never touches a ring and never parses an image. Watch events are not handled, they only mark a device to be looked
-// at: whatever a guest does to its nodes, it costs one look per turn of the loop, and no event can be missed, doubled
-// or taken in the wrong order. Its own death pauses nothing: workers go on and find the next supervisor, which asks
-// them what they have.
+// It never touches a ring and never parses an image, and looks at each device that may have changed (device_watch.h). Its
+// own death pauses nothing: workers go on and find the next supervisor, which asks them what they have.
 //
 // Thread: one, the supervisor's; libxenstore's reader thread only feeds a queue.
 #pragma once
@@ -16,7 +14,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +22,7 @@
 #include "blkback/device.h"
 #include "runtime/event_loop.h"
 #include "blkback/worker_process.h"
+#include "hypervisor/device_watch.h"
 #include "hypervisor/store.h"
 #include "runtime/unique_fd.h"
 
@@ -59,15 +57,10 @@ class Supervisor {
 
     Supervisor(EventLoop& loop, const Config& config, xen::Store store);
     void let_go(const xen::DeviceId& id);
-    [[nodiscard]] Result<void> claim_runtime_directory();
-    [[nodiscard]] Result<void> watch_roots();
     void remove_stale_journals();
     void expect_workers();
     void look_after_store();
     void take_store_events();
-    void mark_path(const std::string& path);
-    void scan(const std::string& kind);
-    void mark_all();
     void look(const xen::DeviceId& id);
     void answer_waiters();
 
@@ -88,14 +81,12 @@ class Supervisor {
     const Config& config_;
     UniqueFd lock_;
     xen::Store store_;
+    xen::DeviceWatch watch_;
     WorkerPool workers_;
     Recoveries recoveries_;
     ControlServer control_;
     Surroundings around_;
-    std::string backend_root_;          // /local/domain/<own>/backend/
-    std::vector<std::string> kinds_;    // vbd, vbd3
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
-    std::set<xen::DeviceId> dirty_;
     std::list<Waiter> waiters_;
     std::list<Replacement> replacements_;
     bool starting_ = true;

@@ -64,11 +64,10 @@ void Supervisor::wait_ready(const ControlRequest& request, Responder respond) {
     if (text.starts_with("backend/")) text.remove_prefix(8);
     const auto id = xen::DeviceId::parse(text);
     if (!id) return respond(control_error("\"device\" must be of the form backend/vbd/DOMID/DEVID"));
-    const bool ours = std::find(kinds_.begin(), kinds_.end(), id->kind) != kinds_.end();
-    if (!ours || !store_.exists(xen::backend_directory(around_.own_domid, *id))) {
+    if (!watch_.covers(id->kind) || !store_.exists(xen::backend_directory(around_.own_domid, *id))) {
         return respond(control_error(fmt::format("blkbackd serves no device {}", id->text())));
     }
-    dirty_.insert(*id);
+    watch_.mark(*id);
     waiters_.push_back({*id, std::move(respond), {}});
     const auto waiter = std::prev(waiters_.end());
     waiter->deadline = loop_.after(kWaitReady, [this, waiter] {

@@ -3,23 +3,19 @@
 
 #include <fmt/format.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <climits>
 #include <fstream>
 #include <span>
 #include <sstream>
 
 #include "runtime/log.h"
-
-extern char** environ;
+#include "runtime/worker_peer.h"
 
 namespace ringback::blk {
 
@@ -60,25 +56,10 @@ std::string life_of(pid_t pid) {
     return fields && !dead ? fmt::format("{} {}", pid, field) : std::string{};
 }
 
-std::string link_target(const std::string& path) {
-    std::array<char, PATH_MAX> buffer{};
-    const ssize_t length = ::readlink(path.c_str(), buffer.data(), buffer.size());
-    return length < 0 ? std::string{} : std::string(buffer.data(), static_cast<size_t>(length));
-}
-
-// Who connected, by the kernel's word.
-ucred peer_of(int socket) {
-    ucred peer{};
-    socklen_t length = sizeof(peer);
-    INVARIANT(::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0);
-    return peer;
-}
-
 }  // namespace
 
 WorkerPool::~WorkerPool() {
     for (auto& [fd, stranger] : strangers_) loop_.forget(fd);
-    for (auto& [fd, child] : children_) loop_.forget(fd);
     for (auto& [domid, worker] : workers_) {
         if (worker->channel) loop_.forget(worker->channel.fd());
         if (!worker->why_lost.empty() && worker->process) loop_.forget(worker->process.get());
@@ -88,19 +69,8 @@ WorkerPool::~WorkerPool() {
 
 Result<void> WorkerPool::listen(Events events) {
     events_ = std::move(events);
-    const std::string path = config_.worker_socket();
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    INVARIANT(path.size() < sizeof(address.sun_path));
-    path.copy(address.sun_path, path.size());
-    listener_.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!listener_) return os_error("create the workers' socket");
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the old socket " + path);
-    const mode_t mask = ::umask(0177);
-    const int bound = ::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-    ::umask(mask);
-    if (bound != 0) return os_error("bind the workers' socket " + path);
-    if (::listen(listener_.get(), 128) != 0) return os_error("listen on " + path);
+    listener_ = TRY(channel::bind(config_.worker_socket(), SOCK_SEQPACKET));
+    if (::listen(listener_.get(), 128) != 0) return os_error("listen on " + config_.worker_socket());
     return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); });
 }
 
@@ -142,13 +112,14 @@ void WorkerPool::greet(int fd) {
         return;
     }
     const xen::Domid domid = message->body.hello.domid;
-    pid_t pid = 0;
-    if (const auto known = check_peer(fd, domid, &pid); !known) {
+    const auto known = check_peer(fd, domid);
+    if (!known) {
         if (complaints_.allow()) {
             log::warning("a process that says it is the worker of domain {} is not: {}", domid, known.error().message);
         }
         return;
     }
+    const pid_t pid = known.value();
     auto waiting = workers_.find(domid);
     const bool second = waiting != workers_.end() && (waiting->second->channel || !waiting->second->why_lost.empty() ||
                                                       is_not_child(*waiting->second, pid));
@@ -187,25 +158,10 @@ void WorkerPool::greet(int fd) {
     flush(worker);
 }
 
-Result<void> WorkerPool::check_peer(int socket, xen::Domid domid, pid_t* pid) const {
-    const ucred peer = peer_of(socket);
-    *pid = peer.pid;
-    if (config_.worker_start == WorkerStart::systemd) {
-        const std::string groups = read_file(fmt::format("/proc/{}/cgroup", peer.pid));
-        if (groups.find("/" + unit_of(domid)) != std::string::npos) return {};
-        return Error{EPERM, fmt::format("process {} is not in {}", peer.pid, unit_of(domid))};
-    }
-    if (peer.uid != ::geteuid()) return Error{EPERM, fmt::format("process {} runs as user {}", peer.pid, peer.uid)};
+Result<pid_t> WorkerPool::check_peer(int socket, xen::Domid domid) const {
     const auto expected = workers_.find(domid);
-    if (expected != workers_.end() && expected->second->ours && expected->second->pid == peer.pid) return {};
-    struct stat theirs{}, program{};
-    if (::stat(fmt::format("/proc/{}/exe", peer.pid).c_str(), &theirs) == 0 &&
-        ::stat(config_.worker_program.c_str(), &program) == 0 && theirs.st_dev == program.st_dev &&
-        theirs.st_ino == program.st_ino) {
-        return {};
-    }
-    return Error{EPERM, fmt::format("process {} runs {}, not {}", peer.pid,
-                                    link_target(fmt::format("/proc/{}/exe", peer.pid)), config_.worker_program)};
+    const pid_t child = expected != workers_.end() && expected->second->ours ? expected->second->pid : 0;
+    return check_worker(socket, config_, unit_of(domid), child);
 }
 
 // A child was started, and this is another process: one that an earlier supervisor has left.
@@ -235,7 +191,7 @@ WorkerPool::Worker& WorkerPool::start(xen::Domid domid) {
     log::info("started {} for domain {} (process {})", systemd ? unit_of(domid) : config_.worker_program, domid,
               pid.value());
     if (!systemd) worker.pid = pid.value();
-    watch_child(pid.value(), [this, domid, systemd, child = pid.value()](int status) {
+    children_.watch(pid.value(), [this, domid, systemd, child = pid.value()](int status) {
         if (status == 0 && systemd) return;
         const auto found = workers_.find(domid);
         if (found == workers_.end() || found->second->channel) return;  // its socket tells the rest
@@ -249,41 +205,6 @@ WorkerPool::Worker& WorkerPool::start(xen::Domid domid) {
                                 std::chrono::duration_cast<std::chrono::seconds>(kStartPatience).count()));
     });
     return worker;
-}
-
-Result<pid_t> WorkerPool::spawn(const std::vector<std::string>& arguments) {
-    std::vector<char*> argv;
-    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-    argv.push_back(nullptr);
-    posix_spawnattr_t attributes;
-    INVARIANT(::posix_spawnattr_init(&attributes) == 0);
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::posix_spawnattr_setsigmask(&attributes, &none);
-    sigset_t defaults;
-    ::sigemptyset(&defaults);
-    ::sigaddset(&defaults, SIGPIPE);
-    ::posix_spawnattr_setsigdefault(&attributes, &defaults);
-    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    pid_t pid = 0;
-    const int error = ::posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
-    ::posix_spawnattr_destroy(&attributes);
-    if (error != 0) return os_error(error, "start " + arguments[0]);
-    return pid;
-}
-
-void WorkerPool::watch_child(pid_t pid, std::function<void(int status)> ended) {
-    UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-    if (!handle) return;  // it stays a zombie until we end, and its socket still tells of its end
-    const int fd = handle.get();
-    const auto reap = [this, fd, pid, ended = std::move(ended)](uint32_t) {
-        int status = 0;
-        if (::waitpid(pid, &status, WNOHANG) == 0) return;
-        loop_.forget(fd);
-        children_.erase(fd);
-        ended(status);
-    };
-    if (loop_.watch(fd, EPOLLIN, reap)) children_.emplace(fd, std::move(handle));
 }
 
 void WorkerPool::request(xen::Domid domid, Message message, Descriptors descriptors, Reply reply) {
@@ -407,7 +328,7 @@ void WorkerPool::lost(xen::Domid domid) {
 void WorkerPool::end_process(const Worker& worker) {
     if (config_.worker_start == WorkerStart::systemd) {
         const auto child = spawn({"systemctl", "stop", "--no-block", unit_of(worker.domid)});
-        if (child) watch_child(child.value(), [](int) {});
+        if (child) children_.watch(child.value(), [](int) {});
         return;
     }
     // Only a child that has not been reaped yet can still be meant by its number.

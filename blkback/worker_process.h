@@ -31,6 +31,7 @@
 #include "blkback/channel.h"
 #include "blkback/config.h"
 #include "blkback/policy.h"
+#include "runtime/child_process.h"
 #include "runtime/event_loop.h"
 #include "blkback/worker_protocol.h"
 #include "hypervisor/xenbus.h"
@@ -103,11 +104,9 @@ class WorkerPool {
     };
 
     Worker& start(xen::Domid domid);
-    [[nodiscard]] Result<pid_t> spawn(const std::vector<std::string>& arguments);
-    void watch_child(pid_t pid, std::function<void(int status)> ended);
     void accept_one();
     void greet(int socket);
-    [[nodiscard]] Result<void> check_peer(int socket, xen::Domid domid, pid_t* pid) const;
+    [[nodiscard]] Result<pid_t> check_peer(int socket, xen::Domid domid) const;
     [[nodiscard]] bool is_not_child(const Worker& worker, pid_t pid) const;
     void flush(Worker& worker);
     void receive(xen::Domid domid);
@@ -125,8 +124,8 @@ class WorkerPool {
     UniqueFd listener_;
     std::map<xen::Domid, std::unique_ptr<Worker>> workers_;
     std::map<int, Stranger> strangers_;
-    std::map<int, UniqueFd> children_;  // pidfds
-    LogLimiter complaints_{20};         // about who connects
+    Children children_{loop_};
+    LogLimiter complaints_{20};  // about who connects
 };
 
 }  // namespace ringback::blk
