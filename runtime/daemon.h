@@ -24,14 +24,13 @@ struct DaemonText {
 
 struct DaemonOptions {
     std::string config_path;
-    bool check = false;
-
-    // What was said on the command line instead of in the file.
-    void apply(DaemonConfig& config) const;
-
+    bool check = false;  // the configuration, and end
     bool spawn_workers = false;
     std::string worker_program;
     std::string runtime_directory;
+
+    // What was said on the command line instead of in the file.
+    void apply(DaemonConfig& config) const;
 };
 
 // A number: the process ends with this status.
