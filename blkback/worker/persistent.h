@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// PersistentGrants: the pages that one ring's frontend keeps granted, mapped once and used for I/O without a copy.
+// PersistentGrants: the pages that one ring's frontend keeps granted, mapped once; a copy then needs no hypervisor.
 //
 // A hash table of fixed size from grant reference to page, and a list in order of last use. Bounded like the kernel's
 // backend (1056 a ring): mapped grants are a resource of the whole host. What does not fit is grant-copied, so a

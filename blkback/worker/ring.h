@@ -13,8 +13,8 @@
 //
 // Answers go out before new work is submitted: the guest can refill the ring while the kernel works.
 //
-// A request's data is either in the guest's own pages (persistent grants, no copy) or in a buffer of the pool (grant
-// copy). Never is an ordinary grant mapped for one request: its unmap would be late and the frontend would give the
+// A request's data is in a buffer of the pool, copied by us (persistent grants, which stay mapped) or by the hypervisor (grant
+// copy); the kernel never works on a guest's page (transfer.cc says why). Never is an ordinary grant mapped for one request: its unmap would be late and the frontend would give the
 // disk up (docs/data-path.md).
 //
 // Bad requests are answered with an error and counted. A ring whose indices are impossible is broken: it takes nothing
@@ -77,12 +77,13 @@ struct Request {
     image::Io io;
     Ring* ring = nullptr;
     Request* next = nullptr;
-    Buffer buffer;            // copy mode
+    Buffer buffer;
+    iovec data{};             // the buffer's part that the I/O works on
     uint32_t bytes = 0;
     uint16_t index = 0;
     uint16_t nr_segments = 0;
     int16_t status = 0;
-    bool persistent = false;  // io works on the guest's own pages
+    bool persistent = false;  // its segments are mapped, and held until it is answered
     bool flush_first = false; // steps still to do
     bool transfer = false;
     bool flush_after = false;
@@ -153,6 +154,7 @@ class Ring {
     void copy_from_guest();
     void submit();
     void start_step(Request& request);
+    void copy_mapped(Request& request, bool to_guest);
     void queue_segment_copies(Request& request, bool to_guest);
     void run_copies();
     // the rest

@@ -7,11 +7,11 @@
 
 namespace ringback::blk::worker {
 
-// A request's segments and the vectors its I/O uses. Too large to touch for every slot of an idle ring, so they lie in
+// A request's segments, and where they are mapped if they are. Too large to touch for every slot of an idle ring, so they lie in
 // a mapping of their own.
 struct Ring::Segments {
     std::array<xen::blkif::Segment, kMaxSegments> list;
-    std::array<iovec, kMaxSegments> vectors;
+    std::array<std::byte*, kMaxSegments> mapped;
 };
 
 inline constexpr size_t kCopyBatch = 1024;  // segments in one grant copy call

@@ -3,6 +3,7 @@
 // Moving a request's data: segment lists, persistent grants, grant copies, and the steps of its I/O.
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "blkback/worker/ring.h"
 #include "blkback/worker/ring_detail.h"
@@ -76,15 +77,25 @@ void Ring::plan(Request& request) {
     gathering_.push_back(&request);
 }
 
-// Finds the memory the I/O will work on. False: no buffer is left.
+// Finds the memory the I/O will work on: always our own. The kernel pins what a direct transfer works on, and a page that a
+// PV domain 0 has mapped from a guest may not be pinned when this process dies: gntdev then puts its unmapping off, the
+// end of the address space drops a reference that nobody took, and the page is free while it is in use (seen on Linux
+// 6.12: a warning in free_zone_device_folio, then I/O errors for every guest). So persistent grants save the hypervisor's
+// part of a copy and not the copy. False: no buffer is left.
 bool Ring::gather(Request& request) {
-    if (request.bytes == 0 || use_persistent(request)) return true;
+    if (request.bytes == 0) return true;
     request.buffer = disk_.buffers.take(request.bytes);
     if (!request.buffer) return false;
-    segments_[request.index].vectors[0] = {request.buffer.data, request.bytes};
-    request.io.vectors = {segments_[request.index].vectors.data(), 1};
+    request.data = {request.buffer.data, request.bytes};
+    request.io.vectors = {&request.data, 1};
     request.io.buffer = request.buffer.registered;
-    if (writes(slot(request).request)) queue_segment_copies(request, false);
+    const bool mapped = use_persistent(request);
+    if (!writes(slot(request).request)) return true;
+    if (mapped) {
+        copy_mapped(request, false);
+    } else {
+        queue_segment_copies(request, false);
+    }
     return true;
 }
 
@@ -98,7 +109,6 @@ bool Ring::use_persistent(Request& request) {
 
 bool Ring::find_persistent(Request& request) {
     Segments& mine = segments_[request.index];
-    size_t vectors = 0;
     for (uint16_t i = 0; i < request.nr_segments; ++i) {
         const Segment& segment = mine.list[i];
         std::byte* page = persistent_.acquire(segment.gref);
@@ -107,19 +117,20 @@ bool Ring::find_persistent(Request& request) {
             while (i > 0) persistent_.release(mine.list[--i].gref);
             return false;
         }
-        std::byte* start = page + segment.first_sector * kSectorSize;
-        const size_t length = segment_bytes(segment);
-        iovec* last = vectors > 0 ? &mine.vectors[vectors - 1] : nullptr;
-        if (last != nullptr && static_cast<std::byte*>(last->iov_base) + last->iov_len == start) {
-            last->iov_len += length;
-        } else {
-            mine.vectors[vectors++] = {start, length};
-        }
+        mine.mapped[i] = page + segment.first_sector * kSectorSize;
     }
-    request.io.vectors = {mine.vectors.data(), vectors};
-    request.io.buffer = image::kNoBuffer;
     request.persistent = true;
     return true;
+}
+
+void Ring::copy_mapped(Request& request, bool to_guest) {
+    const Segments& mine = segments_[request.index];
+    std::byte* data = request.buffer.data;
+    for (uint16_t i = 0; i < request.nr_segments; ++i) {
+        const uint32_t length = segment_bytes(mine.list[i]);
+        std::memcpy(to_guest ? mine.mapped[i] : data, to_guest ? data : mine.mapped[i], length);
+        data += length;
+    }
 }
 
 void Ring::queue_segment_copies(Request& request, bool to_guest) {
@@ -229,7 +240,12 @@ void Ring::submit() {
 void Ring::copy_to_guest(Request* finished) {
     for (Request* request = finished; request != nullptr; request = request->next) {
         const bool reads = slot(*request).request.operation == kRead;
-        if (reads && request->status == kOkay && request->buffer) queue_segment_copies(*request, true);
+        if (!reads || request->status != kOkay || !request->buffer) continue;
+        if (request->persistent) {
+            copy_mapped(*request, true);
+        } else {
+            queue_segment_copies(*request, true);
+        }
     }
     run_copies();
 }
