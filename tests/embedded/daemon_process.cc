@@ -22,16 +22,12 @@
 
 namespace ringback::test {
 
-namespace {
-
 sockaddr_un address_of(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     path.copy(address.sun_path, sizeof(address.sun_path) - 1);
     return address;
 }
-
-}  // namespace
 
 DaemonProcess::DaemonProcess(const CoreProcess& core, std::string name, const std::string& configuration,
                              std::vector<std::string> command)

@@ -6,6 +6,7 @@
 
 #include <signal.h>
 #include <sys/types.h>
+#include <sys/un.h>
 
 #include <nlohmann/json.hpp>
 #include <string>
@@ -17,6 +18,8 @@
 namespace ringback::test {
 
 inline constexpr int kPatienceMs = 20000;
+
+[[nodiscard]] sockaddr_un address_of(const std::string& path);
 
 class DaemonProcess {
   public:

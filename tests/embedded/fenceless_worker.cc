@@ -7,10 +7,8 @@
 #include <unistd.h>
 
 #include <cstdarg>
-#include <cstdlib>
 
 #include "blkback/worker/steps.h"
-#include "blkback/worker/worker.h"
 
 // In the place of the C library's.
 extern "C" {
@@ -35,17 +33,6 @@ int never_in_the_way(int fd, int command, ...) {
 
 namespace ringback::blk::worker {
 
-void reached(Step) {}
 bool journal_is_used() { return true; }
 
 }  // namespace ringback::blk::worker
-
-using namespace ringback::blk::worker;
-
-// As the supervisor calls it: --domid N --supervisor PATH.
-int main(int argc, char** argv) {
-    if (argc != 5) return 2;
-    auto worker = Worker::prepare(
-        {.domid = static_cast<ringback::xen::Domid>(std::atoi(argv[2])), .supervisor = argv[4], .polling = {}});
-    return worker && (*worker)->run() ? 0 : 1;
-}

@@ -21,13 +21,6 @@ using namespace ringback::test;
 
 namespace {
 
-sockaddr_un address_of(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    return address;
-}
-
 // Stands between the store's socket and one that can break.
 class BreakableStore {
   public:
