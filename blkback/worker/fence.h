@@ -2,10 +2,9 @@
 //
 // Fence: nothing of a former worker of this disk is under way in the kernel any more.
 //
-// The lock on a writable image says so for writes (disk-images/lock.h). But readers share their lock, and a dead worker's
-// read is not harmless: with persistent grants the kernel puts the data into the guest's own page, which the guest uses for
-// something else once the successor has answered. So there is one more, of each disk: an exclusive flock on the description
-// of the journal that this worker was given. The reactor's ring keeps that description among its files, and the kernel lets
+// The lock on a writable image says so for writes (disk-images/lock.h). But readers share their lock, and whether a dead
+// worker's read is over should not be a matter of what it works on. So there is one more, of each disk: an exclusive flock on
+// the description of the journal that this worker was given. The reactor's ring keeps that description among its files, and the kernel lets
 // go of those only when the last request of the ring is over, whatever file it was for.
 //
 // Thread: the reactor's.

@@ -13,9 +13,9 @@
 //
 // Answers go out before new work is submitted: the guest can refill the ring while the kernel works.
 //
-// A request's data is in a buffer of the pool, copied by us (persistent grants, which stay mapped) or by the hypervisor (grant
-// copy); the kernel never works on a guest's page (transfer.cc says why). Never is an ordinary grant mapped for one request: its unmap would be late and the frontend would give the
-// disk up (docs/data-path.md).
+// A request's data is in a buffer of the pool, copied by us (persistent grants, which stay mapped) or by the hypervisor
+// (grant copy); the kernel never works on a guest's page (transfer.cc says why). Never is an ordinary grant mapped for one
+// request: its unmap would be late and the frontend would give the disk up (docs/data-path.md).
 //
 // Bad requests are answered with an error and counted. A ring whose indices are impossible is broken: it takes nothing
 // any more, finishes what it has, and tells its device, once.

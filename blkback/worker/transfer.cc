@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Moving a request's data: segment lists, persistent grants, grant copies, and the steps of its I/O.
-#include <algorithm>
-#include <bit>
 #include <cstring>
+#include <utility>
 
 #include "blkback/worker/ring.h"
 #include "blkback/worker/ring_detail.h"
