@@ -16,8 +16,10 @@ die() { printf 'bed: %s\n' "$*" >&2; exit 2; }
 select_release() {
   release=$1
   case $release in
-    13) suite=trixie xen_version=4.20 runtime_libraries='libspdlog1.15 libfmt10 libtomlplusplus3t64 libcurl4t64' ;;
-    12) suite=bookworm xen_version=4.17 runtime_libraries='libspdlog1.10 libfmt9 libtomlplusplus3 libcurl4' ;;
+    13) suite=trixie xen_version=4.20 runtime_libraries='libspdlog1.15 libfmt10 libtomlplusplus3t64 libcurl4t64
+      librte-eal25 librte-hash25 librte-mbuf25 librte-meter25 librte-mempool-ring25' ;;
+    12) suite=bookworm xen_version=4.17 runtime_libraries='libspdlog1.10 libfmt9 libtomlplusplus3 libcurl4
+      librte-eal23 librte-hash23 librte-mbuf23 librte-meter23 librte-mempool-ring23' ;;
     *) die "unknown Debian release '$release'; 13 and 12 are known" ;;
   esac
 }
