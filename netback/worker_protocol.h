@@ -7,13 +7,15 @@
 // (SCM_RIGHTS). Requests carry an id that the answer repeats. Both ends treat the other as hostile: a datagram of the
 // wrong size, version or type ends the connection.
 //
-// One worker serves all guests, because packets cross between them. It has a vif only while that is connected:
+// One worker serves all guests, because packets cross between them. It has a vif only while that is connected. A vif that
+// is a port of the built-in switch comes without TAP queues; a switch is there as long as it has ports.
 //   worker -> hello                              its pid, the protocol version, how many vifs it has
 //   worker -> present [journal, TAP queues]      to a new supervisor: a vif it serves (connect: what it was told)
 //   sup    -> connect [journal, TAP queues]      map these rings, bind these ports, serve               -> answer
 //   sup    -> disconnect                         stop, unmap, unbind, close the TAP queues              -> answer
 //   sup    -> adjust                             the guest's rate or its wish for multicasts changed    -> answer
 //   sup    -> stats                              counters                                               -> answer
+//   sup    -> table                              who is behind which port of a switch, some at a time   -> answer
 //   worker -> vif_failed                         the frontend broke the protocol: the vif stopped serving. Who was not
 //                                                there to hear it reads it in stats.failed, of any answer.
 //   sup    -> quit                               no vifs are left: exit 0
@@ -25,12 +27,13 @@
 #include <string_view>
 #include <type_traits>
 
+#include "bridge/switch/switch.h"
 #include "hypervisor/netif_abi.h"
 #include "hypervisor/xenbus.h"
 
 namespace ringback::net {
 
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 inline constexpr size_t kMaxQueues = 8;
 inline constexpr size_t kMaxDescriptors = kMaxQueues + 1;
 
@@ -44,6 +47,7 @@ enum class MessageType : uint16_t {
     disconnect,
     adjust,
     stats,
+    table,
     vif_failed,
     quit,
     answer,
@@ -84,6 +88,22 @@ struct QueueParameters {
     uint32_t rx_port;  // the same as tx_port: one event channel for both
 };
 
+// How a vif is a port of a switch: what the administrator says, in bridge/switch/switch.h's words.
+struct SwitchPort {
+    Text<32> name;  // the switch's; empty: the vif is a TAP
+    bridge::MacAddress address;
+    uint8_t any_source;
+    uint8_t given_count;
+    uint16_t vlan;
+    uint16_t trunk_count;
+    std::array<uint16_t, 32> trunks;
+    std::array<bridge::IpNetwork, 16> given;
+    uint64_t bytes_per_second;
+    uint64_t floods_per_second;
+    uint32_t table_entries;  // of the switch: what its first port says
+    uint32_t ageing_s;
+};
+
 // What the frontend can take and do. All of it is what the frontend wrote, none of it is trusted.
 struct Connect {
     uint16_t queue_count;    // 1..kMaxQueues
@@ -98,6 +118,7 @@ struct Connect {
     uint8_t padding[2];
     Rate rate;
     std::array<QueueParameters, kMaxQueues> queues;
+    SwitchPort port;         // not the frontend's word
 };
 
 // Of a connected vif.
@@ -119,15 +140,37 @@ struct Stats {
     uint64_t grant_copy_calls, grant_copy_segments;
     uint64_t rate_waits;
     uint64_t rx_filtered;            // multicasts the guest does not want
+    uint64_t rx_waited;              // of the packets: the guest had no buffers for them at once (switch)
+    bridge::PortCounters port;       // of the switch
     uint8_t connected;
     uint8_t failed;                  // the rings are broken: connected, but served no more. Why: the answer's message
     uint8_t padding[6];
+};
+
+struct TableQuery {
+    Text<32> name;    // of the switch
+    uint32_t cursor;  // 0, then what the answer says
+};
+struct TableEntry {
+    bridge::MacAddress address;
+    uint16_t vlan;
+    uint16_t domid;  // the vif it is behind
+    uint8_t pinned;
+    uint8_t padding;
+    uint32_t handle;
+    uint32_t age_s;
+};
+struct TablePage {
+    uint32_t count;
+    uint32_t cursor;  // 0: that was all
+    std::array<TableEntry, 64> entries;
 };
 
 struct Answer {
     int32_t error;       // 0 or an errno value
     Text<512> message;   // why, one line, when error != 0 or stats.failed
     Stats stats;
+    TablePage table;
 };
 
 struct Message {
@@ -141,6 +184,7 @@ struct Message {
         Hello hello;
         Connect connect;
         Adjust adjust;
+        TableQuery table;
         Answer answer;
         Body() : answer{} {}
     } body;

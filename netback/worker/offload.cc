@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "netback/worker/offload.h"
 
-#include <cstring>
+#include "netback/worker/checksum.h"
 
 namespace ringback::net::worker {
 
@@ -22,35 +22,6 @@ constexpr size_t kTcpChecksum = 16;
 constexpr size_t kUdpChecksum = 6;
 constexpr int kMaxTags = 2;
 constexpr int kMaxIpv6Headers = 8;
-
-uint8_t byte_at(std::span<const std::byte> packet, size_t at) { return static_cast<uint8_t>(packet[at]); }
-uint16_t word_at(std::span<const std::byte> packet, size_t at) {
-    return static_cast<uint16_t>(byte_at(packet, at) << 8 | byte_at(packet, at + 1));
-}
-void put_word(std::span<std::byte> packet, size_t at, uint16_t value) {
-    packet[at] = static_cast<std::byte>(value >> 8);
-    packet[at + 1] = static_cast<std::byte>(value & 0xff);
-}
-
-uint16_t fold(uint64_t sum) {
-    while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
-    return static_cast<uint16_t>(sum);
-}
-
-// The sum of big-endian words; an odd last byte counts as the high one.
-uint64_t sum_words(std::span<const std::byte> bytes) {
-    uint64_t sum = 0;
-    size_t at = 0;
-    // Four bytes at a time: one's complement sums do not mind where the words begin, as long as it is even.
-    for (; at + 4 <= bytes.size(); at += 4) {
-        uint32_t value = 0;
-        std::memcpy(&value, bytes.data() + at, sizeof value);
-        sum += __builtin_bswap32(value);
-    }
-    for (; at + 2 <= bytes.size(); at += 2) sum += word_at(bytes, at);
-    if (at < bytes.size()) sum += static_cast<uint64_t>(byte_at(bytes, at)) << 8;
-    return sum;
-}
 
 std::optional<uint8_t> skip_ipv6_headers(std::span<const std::byte> packet, uint8_t next, size_t& at) {
     for (int headers = 0; headers < kMaxIpv6Headers; ++headers) {
@@ -73,13 +44,6 @@ std::optional<uint8_t> skip_ipv6_headers(std::span<const std::byte> packet, uint
         }
     }
     return std::nullopt;
-}
-
-uint16_t pseudo_sum(std::span<const std::byte> packet, const Layers& layers, size_t length) {
-    const size_t addresses = layers.v6 ? layers.network + 8U : layers.network + 12U;
-    const uint64_t protocol = layers.tcp ? kTcp : kUdp;
-    return fold(sum_words(packet.subspan(addresses, layers.v6 ? 32 : 8)) + protocol + (length >> 16) +
-                (length & 0xffff));
 }
 
 }  // namespace
@@ -131,7 +95,7 @@ std::optional<Layers> find_layers(std::span<const std::byte> packet) {
     return layers;
 }
 
-std::optional<VnetHeader> to_vnet(std::span<std::byte> packet, const TxOffload& offload) {
+std::optional<VnetHeader> to_vnet(std::span<std::byte> packet, const TxOffload& offload, size_t size) {
     VnetHeader header{};
     const bool gso = offload.gso != GsoType::none;
     if (!offload.csum_blank && !gso) return header;
@@ -142,10 +106,10 @@ std::optional<VnetHeader> to_vnet(std::span<std::byte> packet, const TxOffload& 
         if (!layers->tcp || layers->v6 != (offload.gso == GsoType::tcp6)) return std::nullopt;
         if (!offload.csum_blank) {
             put_word(packet, layers->transport + checksum,
-                     pseudo_sum(packet, *layers, packet.size() - layers->transport));
+                     pseudo_sum(packet, *layers, size - layers->transport));
         }
         // What fits in one segment needs no cutting.
-        if (packet.size() - layers->payload > offload.gso_size) {
+        if (size - layers->payload > offload.gso_size) {
             header.gso_type = layers->v6 ? bridge::kVnetGsoTcp6 : bridge::kVnetGsoTcp4;
             header.gso_size = offload.gso_size;
             header.header_length = layers->payload;

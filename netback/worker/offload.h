@@ -38,8 +38,12 @@ struct TxOffload {
 };
 
 // The header that goes before a guest's packet; nullopt: the packet is not what the frontend says it is. A packet to be
-// segmented whose checksum is not blank gets the sum of its pseudo header, as whoever segments it expects.
-[[nodiscard]] std::optional<bridge::VnetHeader> to_vnet(std::span<std::byte> packet, const TxOffload& offload);
+// segmented whose checksum is not blank gets the sum of its pseudo header, as whoever segments it expects. `packet` may be its
+// head only, with all headers; `size` is the whole packet's.
+[[nodiscard]] std::optional<bridge::VnetHeader> to_vnet(std::span<std::byte> packet, const TxOffload& offload, size_t size);
+[[nodiscard]] inline std::optional<bridge::VnetHeader> to_vnet(std::span<std::byte> packet, const TxOffload& offload) {
+    return to_vnet(packet, offload, packet.size());
+}
 
 // What a frontend takes unfinished.
 struct RxAbilities {

@@ -16,6 +16,9 @@ namespace {
 
 constexpr uint64_t kNoNotifyPollNs = 30'000'000;  // for a frontend that does not tell of new buffers
 constexpr uint64_t kStallLookNs = 50'000'000;
+// What may wait for a guest, per queue: seven packets of the largest size, or as many small ones as its ring has slots.
+constexpr size_t kWaitingPackets = 256;
+constexpr size_t kWaitingBytes = 512U << 10;
 
 }  // namespace
 
@@ -55,7 +58,11 @@ Queue::Queue(VifContext& vif, QueueJournal& journal, Parameters parameters)
       tx_port_(parameters.tx_port),
       rx_port_(parameters.rx_port),
       port_(parameters.port),
-      resumed_(parameters.resumed) {
+      resumed_(parameters.resumed),
+      number_(parameters.number) {
+    if (vif_.link != nullptr) {
+        waiting_ = std::make_unique<bridge::WaitingQueue>(*vif_.link->pool, kWaitingPackets, kWaitingBytes);
+    }
     task_.queue = this;
     task_.run = [](Task& task) noexcept { static_cast<QueueTask&>(task).queue->run(); };
     poll_.queue = this;
@@ -72,6 +79,7 @@ Queue::~Queue() {
 }
 
 void Queue::start() {
+    if (waiting_) return kick();
     watch_ = new PortWatch;
     watch_->queue = this;
     watch_->fd = port_;
@@ -111,8 +119,8 @@ void Queue::on_event(xen::Port port) {
 void Queue::run() {
     if (vif_.broken != nullptr || vif_.ending) return;
     if (resumed_) recover();
-    const bool more_rx = receive();
-    const bool more_tx = vif_.broken == nullptr && transmit();
+    const bool more_rx = waiting_ ? deliver_waiting() : receive();
+    const bool more_tx = vif_.broken == nullptr && (waiting_ ? forward() : transmit());
     if (vif_.broken != nullptr) return;
     if (more_rx || more_tx) return kick();
     go_idle();
@@ -165,6 +173,10 @@ void Queue::go_idle() {
 }
 
 bool Queue::look() {
+    if (waiting_ && blocked_since_ != 0 && rx_.available().value_or(UINT32_MAX) >= slots_needed()) {
+        kick();
+        return true;
+    }
     if (rate_wait_) return false;
     const auto available = tx_.available();
     if (available && *available == 0) return false;

@@ -12,6 +12,9 @@
 // A guest that gives no receive buffers is not read for: its packets wait in the port's own bounded queue, which drops
 // what is too much. After kStallNs what waits is thrown away, so that a guest that comes back does not get old packets.
 //
+// A vif that is a port of the built-in switch has no such port: queue_switch.cc decides where its packets go and copies them
+// from its guest's pages into the other's; queue_deliver.cc puts them on the rx ring, or keeps them while there is no room.
+//
 // Polling and sleeping are those of every ring here: reactor.h. The two event channels (or the one) stay masked from the
 // event to the rest.
 //
@@ -21,8 +24,10 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
+#include "bridge/switch/packet_pool.h"
 #include "hypervisor/event_channel.h"
 #include "hypervisor/grants.h"
 #include "hypervisor/ring.h"
@@ -71,6 +76,19 @@ struct Batch {
     std::vector<Rx> rx;
 };
 
+class Queue;
+struct Round;
+
+// A vif's place in the built-in switch (fabric.h).
+struct VifContext;
+struct SwitchLink {
+    bridge::Switch* decide = nullptr;
+    std::vector<VifContext*>* vifs = nullptr;  // by port; null: none
+    bridge::PacketPool* pool = nullptr;
+    Round* round = nullptr;
+    bridge::PortIndex port = 0;
+};
+
 // What a vif's queues share.
 struct VifContext {
     Reactor& reactor;
@@ -78,10 +96,13 @@ struct VifContext {
     xen::GrantTable& grants;
     Batch& batch;
     xen::Domid domid = 0;
+    uint32_t handle = 0;
     Connect parameters{};
     Stats stats{};
     MulticastList* multicast = nullptr;  // in the journal
     const char* broken = nullptr;
+    SwitchLink* link = nullptr;   // null: its ports are TAPs
+    std::vector<Queue*> queues{};
     bool ending = false;  // being disconnected: nothing more is begun
     // The guest's allowance: what is left of this interval, which may be less than nothing by one batch.
     int64_t credit = 0;
@@ -97,6 +118,17 @@ struct VifContext {
     [[nodiscard]] bool wants(const std::byte* address) const;
 };
 
+// Some bytes of a packet: here, or in a guest's page.
+struct Piece {
+    const std::byte* local = nullptr;
+    xen::GrantRef gref = 0;
+    xen::Domid domid = 0;
+    uint16_t offset = 0;
+    uint32_t size = 0;
+};
+struct Plan;
+struct RoundFrame;
+
 class Queue {
   public:
     struct Parameters {
@@ -104,7 +136,8 @@ class Queue {
         xen::GrantMapping rx_ring;
         xen::Port tx_port = 0;
         xen::Port rx_port = 0;  // the same as tx_port: one for both
-        int port = -1;          // of the TAP or whatever stands for it; stays the vif's
+        int port = -1;          // of the TAP or whatever stands for it; stays the vif's. Below 0: of the switch
+        uint16_t number = 0;
         bool resumed = false;
     };
 
@@ -145,7 +178,10 @@ class Queue {
     void break_vif(const char* reason);
     // queue_tx.cc
     bool transmit();
-    bool gather_tx(uint32_t available);
+    [[nodiscard]] uint32_t to_transmit();
+    bool gather_tx(uint32_t available, uint32_t most);
+    void copy_tx(size_t number, uint32_t from, uint32_t end);
+    void run_tx_copies();
     void send(Batch::Tx& tx);
     void follow_list(TxPacket& packet);
     void answer_tx();
@@ -156,6 +192,22 @@ class Queue {
     void plan_rx(Batch::Rx& rx, const std::array<xen::netif::RxRequest, xen::netif::kRxEntries>& slots, size_t first);
     void answer_rx(const std::array<xen::netif::RxRequest, xen::netif::kRxEntries>& slots);
     void throw_away();
+    // queue_switch.cc
+    bool forward();
+    void decide(size_t number, uint64_t now);
+    void decide_one(size_t number, Plan& plan);
+    void spread(size_t number);
+    void hand_to(bridge::PortIndex port, size_t number);
+    void cut_to(Queue& to, bool tagged, size_t number);
+    [[nodiscard]] Queue* queue_of(VifContext* vif) const;
+    // queue_deliver.cc
+    bool deliver_waiting();
+    void take_over(std::span<const Piece> pieces, uint32_t size, const RxOffload& offload, uint16_t source);
+    void place(std::span<const Piece> pieces, uint32_t size, const RxOffload& offload, uint16_t source);
+    [[nodiscard]] bool reserve(uint32_t slots);
+    static void finish(VifContext& by);
+    void write_journal(const RoundFrame& frame);
+    void respond(const RoundFrame& frame);
     // Results of the copies go into `failed` of their packets.
     template <typename Fail>
     void run_copies(Fail fail);
@@ -179,6 +231,11 @@ class Queue {
     bool masked_rx_ = false;
     uint64_t blocked_since_ = 0;  // packets wait and the guest has too few buffers
     bool rate_wait_ = false;      // requests wait for the guest's allowance
+    const uint16_t number_;
+    std::unique_ptr<bridge::WaitingQueue> waiting_;  // for rx slots; of the switch only
+    uint64_t reserved_round_ = 0;  // of the round whose planning this is:
+    uint32_t reserved_left_ = 0;   // slots not yet spoken for
+    bool touched_ = false;         // has slots in this round
 };
 
 template <typename Fail>

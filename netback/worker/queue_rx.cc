@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "netback/worker/queue.h"
+#include "netback/worker/round.h"
 
 namespace ringback::net::worker {
 
@@ -19,11 +20,10 @@ namespace {
 constexpr uint32_t kMaxFrame = 65535 + 18;
 constexpr size_t kLargest = sizeof(VnetHeader) + kMaxFrame + 1;
 
-uint16_t pages_of(uint32_t size) { return static_cast<uint16_t>((size + xen::kPageSize - 1) / xen::kPageSize); }
-
 }  // namespace
 
 uint32_t Queue::slots_needed() const {
+    if (waiting_) return waiting_->empty() ? 1 : slots_of(waiting_->size(0), unpack(waiting_->note(0)));
     // The largest packet it can be given, and the extra that says how to cut it.
     const Connect& can = vif_.parameters;
     if (can.scatter_gather == 0) return 1;

@@ -3,6 +3,7 @@
 // From the guest: slots taken, data copied, packets handed to the port, slots answered in order.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "netback/worker/queue.h"
@@ -23,29 +24,33 @@ struct Queue::TxSource {
     }
 };
 
-// True: there may be more.
-bool Queue::transmit() {
+// How many slots may be taken now.
+uint32_t Queue::to_transmit() {
     const auto available = tx_.available();
     if (!available) {
         break_vif("the frontend claims more requests than its tx ring holds");
-        return false;
+        return 0;
     }
-    if (*available == 0) return false;
+    if (*available == 0) return 0;
     if (!vif_.may_send()) {
         if (!rate_wait_) ++vif_.stats.rate_waits;
         rate_wait_ = true;
-        return false;
+        return 0;
     }
     rate_wait_ = false;
+    return *available;
+}
+
+// True: there may be more.
+bool Queue::transmit() {
+    const uint32_t available = to_transmit();
+    if (available == 0) return false;
     Batch& batch = vif_.batch;
     batch.tx.clear();
     batch.copies.clear();
     batch.owners.clear();
-    const bool all = gather_tx(*available);
-    run_copies([&batch, this](uint16_t owner) {
-        if (batch.tx[owner].packet.status == kOkay) ++vif_.stats.tx_errors;
-        batch.tx[owner].packet.status = kError;
-    });
+    const bool all = gather_tx(available, UINT32_MAX);
+    run_tx_copies();
     for (Batch::Tx& tx : batch.tx) {
         if (tx.packet.status == kOkay && tx.packet.multicast == ExtraType::none) send(tx);
     }
@@ -53,8 +58,16 @@ bool Queue::transmit() {
     return !all || tx_.available().value_or(1) != 0;
 }
 
-// False: the batch was full first.
-bool Queue::gather_tx(uint32_t available) {
+void Queue::run_tx_copies() {
+    Batch& batch = vif_.batch;
+    run_copies([&batch, this](uint16_t owner) {
+        if (batch.tx[owner].packet.status == kOkay) ++vif_.stats.tx_errors;
+        batch.tx[owner].packet.status = kError;
+    });
+}
+
+// Of each packet so many bytes at most; its place has room for all. False: the batch was full first.
+bool Queue::gather_tx(uint32_t available, uint32_t most) {
     Batch& batch = vif_.batch;
     TxSource source{tx_, available};
     size_t used = 0;
@@ -79,22 +92,32 @@ bool Queue::gather_tx(uint32_t available) {
             continue;
         }
         tx.data = batch.bytes.get() + used + Batch::kRoom;
-        std::byte* to = tx.data;
-        for (uint16_t i = 0; i < tx.packet.slot_count; ++i) {
-            const TxSlot& slot = tx.packet.slots[i];
-            if (slot.size == 0) continue;  // nothing to copy, and no copy of nothing
-            xen::CopySegment& copy = batch.copies.emplace_back();
-            copy = {};
-            copy.source.foreign = {slot.gref, slot.offset, vif_.domid};
-            copy.dest.virt = to;
-            copy.len = slot.size;
-            copy.flags = GNTCOPY_source_gref;
-            batch.owners.push_back(static_cast<uint16_t>(batch.tx.size() - 1));
-            to += slot.size;
-        }
+        copy_tx(batch.tx.size() - 1, 0, std::min(tx.packet.size, most));
         used = Batch::behind(used, tx.packet.size);
     }
     return true;
+}
+
+// Adds the copies of a part of a packet, to where it belongs in the packet's place.
+void Queue::copy_tx(size_t number, uint32_t from, uint32_t end) {
+    Batch& batch = vif_.batch;
+    const Batch::Tx& tx = batch.tx[number];
+    uint32_t at = 0;
+    for (uint16_t i = 0; i < tx.packet.slot_count && at < end; ++i) {
+        const TxSlot& slot = tx.packet.slots[i];
+        const uint32_t first = std::max(at, from);
+        const uint32_t last = std::min(at + slot.size, end);
+        if (first < last) {  // and no copy of nothing
+            xen::CopySegment& copy = batch.copies.emplace_back();
+            copy = {};
+            copy.source.foreign = {slot.gref, static_cast<uint16_t>(slot.offset + (first - at)), vif_.domid};
+            copy.dest.virt = tx.data + first;
+            copy.len = static_cast<uint16_t>(last - first);
+            copy.flags = GNTCOPY_source_gref;
+            batch.owners.push_back(static_cast<uint16_t>(number));
+        }
+        at += slot.size;
+    }
 }
 
 void Queue::follow_list(TxPacket& packet) {

@@ -9,7 +9,8 @@ namespace ringback::net::worker {
 Result<std::unique_ptr<Vif>> Vif::connect(const Resources& resources, VifId id, const Connect& parameters,
                                           UniqueFd journal, std::vector<UniqueFd> ports, Callbacks callbacks) {
     const size_t count = parameters.queue_count;
-    if (count == 0 || count > kMaxQueues || ports.size() != count) {
+    const bool switched = parameters.port.name.bytes[0] != '\0';
+    if (count == 0 || count > kMaxQueues || ports.size() != (switched ? 0 : count)) {
         return os_error(EINVAL, "connect a vif of " + std::to_string(count) + " queues to a port of " +
                                     std::to_string(ports.size()));
     }
@@ -20,8 +21,13 @@ Result<std::unique_ptr<Vif>> Vif::connect(const Resources& resources, VifId id, 
     vif->port_files_ = std::move(ports);
     vif->journal_ = std::make_unique<Journal>(TRY(Journal::map(vif->journal_file_.get())));
     vif->context_.multicast = &vif->journal_->multicast();
-    for (size_t i = 0; i < count; ++i) {
-        TRY(vif->add_queue(parameters.queues[i], vif->journal_->queue(i), vif->port_files_[i].get()));
+    if (switched) {
+        if (resources.fabric == nullptr) return os_error(ENOTSUP, "connect a vif to a switch");
+        vif->link_ = TRY(resources.fabric->join(parameters.port, vif->context_));
+        vif->context_.link = &vif->link_;
+    }
+    for (uint16_t i = 0; i < count; ++i) {
+        TRY(vif->add_queue(parameters.queues[i], vif->journal_->queue(i), switched ? -1 : vif->port_files_[i].get(), i));
     }
     for (const auto& queue : vif->queues_) queue->start();
     return vif;
@@ -36,6 +42,7 @@ Vif::Vif(const Resources& resources, xen::GrantTable& grants, VifId id, const Co
                .grants = grants,
                .batch = resources.batch,
                .domid = id.domid,
+               .handle = id.handle,
                .parameters = parameters} {
     context_.owner = this;
     context_.on_broken = [](VifContext& context) noexcept {
@@ -49,10 +56,23 @@ Vif::Vif(const Resources& resources, xen::GrantTable& grants, VifId id, const Co
 }
 
 Vif::~Vif() {
+    leave();
     for (const xen::Port port : bound_) {
         around_.queues_by_port[port] = nullptr;
         around_.events.unbind(port);
     }
+}
+
+void Vif::end() {
+    context_.ending = true;
+    leave();
+}
+
+void Vif::leave() {
+    if (link_.decide == nullptr) return;
+    context_.stats.port = link_.decide->counters(link_.port);
+    around_.fabric->leave(link_);
+    link_.decide = nullptr;
 }
 
 Result<xen::Port> Vif::bind(xen::Port remote) {
@@ -62,23 +82,27 @@ Result<xen::Port> Vif::bind(xen::Port remote) {
     return port;
 }
 
-Result<void> Vif::add_queue(const QueueParameters& parameters, QueueJournal& journal, int port) {
+Result<void> Vif::add_queue(const QueueParameters& parameters, QueueJournal& journal, int port,
+                            uint16_t number) {
     Queue::Parameters made;
     made.tx_ring = TRY(context_.grants.map(id_.domid, std::span(&parameters.tx_ring_ref, 1), true));
     made.rx_ring = TRY(context_.grants.map(id_.domid, std::span(&parameters.rx_ring_ref, 1), true));
     made.tx_port = TRY(bind(parameters.tx_port));
     made.rx_port = parameters.rx_port == parameters.tx_port ? made.tx_port : TRY(bind(parameters.rx_port));
     made.port = port;
+    made.number = number;
     made.resumed = context_.parameters.resumed != 0;
     const xen::Port tx_port = made.tx_port;
     const xen::Port rx_port = made.rx_port;
     queues_.push_back(std::make_unique<Queue>(context_, journal, std::move(made)));
+    context_.queues.push_back(queues_.back().get());
     around_.queues_by_port[tx_port] = around_.queues_by_port[rx_port] = queues_.back().get();
     return {};
 }
 
 Stats Vif::stats() const {
     Stats stats = context_.stats;
+    if (link_.decide != nullptr) stats.port = link_.decide->counters(link_.port);
     stats.connected = 1;
     stats.failed = context_.broken != nullptr ? 1 : 0;
     return stats;

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "netback/worker/fabric.h"
 #include "netback/worker/queue.h"
 #include "runtime/unique_fd.h"
 
@@ -33,6 +34,7 @@ class Vif {
         std::vector<xen::GrantTable>& grants;  // never empty
         Batch& batch;
         std::vector<Queue*>& queues_by_port;
+        Fabric* fabric = nullptr;
     };
     struct Callbacks {
         std::function<void(Vif&)> failed;       // once, when the frontend broke the protocol
@@ -53,7 +55,7 @@ class Vif {
     // Why it serves no more; null: it does.
     [[nodiscard]] const char* broken() const { return context_.broken; }
     void adjust(const Adjust& adjust);
-    void end() { context_.ending = true; }
+    void end();
     [[nodiscard]] bool scheduled() const;
     // [journal, ports...], for a new supervisor.
     [[nodiscard]] std::vector<int> descriptors() const;
@@ -63,12 +65,16 @@ class Vif {
 
   private:
     Vif(const Resources& resources, xen::GrantTable& grants, VifId id, const Connect& parameters, Callbacks callbacks);
-    [[nodiscard]] Result<void> add_queue(const QueueParameters& parameters, QueueJournal& journal, int port);
+    [[nodiscard]] Result<void> add_queue(const QueueParameters& parameters, QueueJournal& journal, int port,
+                                         uint16_t number);
     [[nodiscard]] Result<xen::Port> bind(xen::Port remote);
+
+    void leave();
 
     Resources around_;
     const VifId id_;
     Callbacks callbacks_;
+    SwitchLink link_;
     VifContext context_;
     UniqueFd journal_file_;
     std::vector<UniqueFd> port_files_;

@@ -136,6 +136,15 @@ void Worker::answer(const Message& request, const Result<void>& result, const Vi
     send(message);
 }
 
+void Worker::answer_table(const Message& request) {
+    Message message;
+    message.type = MessageType::answer;
+    message.id = request.id;
+    message.body.answer = {};
+    fabric_.list(request.body.table, message.body.answer.table);
+    send(message);
+}
+
 void Worker::on_failed(const Vif& vif) {
     Message message;
     message.type = MessageType::vif_failed;
@@ -164,6 +173,7 @@ void Worker::handle(Received received) {
             if (vif != nullptr) vif->adjust(message.body.adjust);
             return answer(message, {}, vif);
         case MessageType::stats: return answer(message, {}, vif);
+        case MessageType::table: return answer_table(message);
         default: return on_supervisor_gone(os_error(EPROTO, "understand a message of the supervisor"));
     }
 }
@@ -175,7 +185,7 @@ Result<void> Worker::connect(Received& received) {
     if (received.descriptors.empty()) return os_error(EINVAL, "connect a vif without descriptors");
     UniqueFd journal = std::move(received.descriptors.front());
     received.descriptors.erase(received.descriptors.begin());
-    vifs_[id] = TRY(Vif::connect({*reactor_, *events_, grants_, batch_, queues_by_port_}, id, message.body.connect,
+    vifs_[id] = TRY(Vif::connect({*reactor_, *events_, grants_, batch_, queues_by_port_, &fabric_}, id, message.body.connect,
                                  std::move(journal), std::move(received.descriptors),
                                  {.failed = [this](Vif& vif) { on_failed(vif); },
                                   .tick_wanted = [this](Vif&) { arm_tick(); }}));

@@ -59,6 +59,7 @@ class Worker {
     [[nodiscard]] Result<void> connect(Received& received);
     void send(const Message& message);
     void answer(const Message& request, const Result<void>& result, const Vif* vif = nullptr);
+    void answer_table(const Message& request);
     void on_failed(const Vif& vif);
     void disconnect(const Message& message);
     void bury();
@@ -73,6 +74,7 @@ class Worker {
     Batch batch_;
     std::unique_ptr<Channel> supervisor_;
     std::vector<Queue*> queues_by_port_;
+    Fabric fabric_;
     std::map<VifId, std::unique_ptr<Vif>> vifs_;
     struct Ending {
         std::unique_ptr<Vif> vif;
