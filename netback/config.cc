@@ -9,7 +9,19 @@ namespace {
 
 constexpr int64_t kMaxQueueLength = 4096;
 
+Result<void> take_switch(const Setting& setting, Config& config) {
+    constexpr int64_t kMost = UINT32_MAX;
+    if (setting.key == "names") return setting.take(config.switch_names);
+    if (setting.key == "check_source") return setting.take(0, 1, config.switch_check_source);
+    if (setting.key == "floods_per_second") return setting.take(0, kMost, config.switch_floods);
+    if (setting.key == "kilobytes_per_second") return setting.take(0, kMost, config.switch_kilobytes);
+    if (setting.key == "table_entries") return setting.take(64, 65536, config.switch_table);
+    if (setting.key == "ageing_seconds") return setting.take(10, 1'000'000, config.switch_ageing);
+    return setting.unknown();
+}
+
 Result<void> take_one(const Setting& setting, Config& config) {
+    if (setting.section == "switch") return take_switch(setting, config);
     if (setting.section == "vif") {
         if (setting.key == "max_queues") return setting.take(0, kMaxQueues, config.max_queues);
         if (setting.key == "queue_length") return setting.take(16, kMaxQueueLength, config.queue_length);
@@ -25,8 +37,13 @@ Result<void> take_one(const Setting& setting, Config& config) {
 
 }  // namespace
 
+bool Config::has_switch(const std::string& wanted) const {
+    return !wanted.empty() && wanted.find(' ') == std::string::npos &&
+           (" " + switch_names + " ").find(" " + wanted + " ") != std::string::npos;
+}
+
 Result<Config> parse_config(const std::string& text, const std::string& origin) {
-    const std::vector<Setting> settings = TRY(parse_settings(text, origin, {"vif"}));
+    const std::vector<Setting> settings = TRY(parse_settings(text, origin, {"vif", "switch"}));
     Config config;
     for (const Setting& setting : settings) TRY(take_one(setting, config));
     return config;

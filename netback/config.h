@@ -23,6 +23,15 @@ struct Config : DaemonConfig {
     uint32_t max_queues = 0;        // 0: the number of this machine's CPUs; never more than the protocol's 8
     uint32_t queue_length = 256;    // packets that wait for a guest, per queue of its TAP
 
+    // [switch]: the built-in switches, which all have the same settings.
+    std::string switch_names;           // with blanks between them
+    uint32_t switch_check_source = 1;   // a guest sends from its own MAC address only
+    uint32_t switch_floods = 2000;      // broadcasts, multicasts, unknown destinations a second, per vif; 0: no limit
+    uint32_t switch_kilobytes = 0;      // that a vif may send, a second; 0: no limit
+    uint32_t switch_table = 4096;       // addresses that a switch knows
+    uint32_t switch_ageing = 300;       // seconds for which a learned one counts
+
+    [[nodiscard]] bool has_switch(const std::string& name) const;
     [[nodiscard]] std::string journal_directory() const { return runtime_directory + "/net"; }
 };
 

@@ -203,6 +203,7 @@ std::string Device::interface() const {
 void Device::open_port() {
     if (const auto opened = try_open_port(); !opened) {
         tap_.reset();
+        switch_port_.reset();
         port_ = PortPhase::failed;
         error_ = opened.error().message;
         log::error("{}: {}", id_.text(), error_);
@@ -215,6 +216,11 @@ Result<void> Device::try_open_port() {
     // One whose script has run is on its network already; whoever comes second is refused.
     if (!view_.script_done) {
         if (const auto why = around_.refusal(id_)) return Error{EEXIST, *why};
+    }
+    const NicNodes nodes{read("script"), read("bridge"), read("mac"), read("ip")};
+    if (wants_switch(nodes)) {
+        switch_port_ = TRY(make_switch_port(nodes, around_.config));
+        return {};
     }
     // One that an earlier life of ours has left may have been renamed by the hotplug script since.
     const std::string renamed = read("vifname");
@@ -230,6 +236,7 @@ Result<void> Device::try_open_port() {
 
 void Device::remove_port() {
     port_ = PortPhase::none;
+    switch_port_.reset();
     if (!tap_) return;
     // It may have gone by itself: somebody deleted it.
     if (const auto removed = tap_->remove(around_.links); !removed && removed.error().code != ENODEV) {
@@ -277,13 +284,17 @@ Result<void> Device::try_connect() {
     offer.resumed = resume_ ? 1 : 0;
     rate_text_ = read("rate");
     offer.rate = parse_rate(rate_text_);
-    TRY(tap_->set_queues(offer.queue_count));
-    TRY(tap_->set_offloads({.checksum = offer.csum_blank4 != 0 || offer.csum_blank6 != 0,
-                            .tcp4 = offer.gso_tcp4 != 0,
-                            .tcp6 = offer.gso_tcp6 != 0}));
     std::vector<UniqueFd> descriptors;
     descriptors.push_back(TRY(open_journal(!resume_)));
-    for (const UniqueFd& queue : tap_->queues()) descriptors.push_back(TRY(duplicate(queue.get())));
+    if (switch_port_) {
+        offer.port = *switch_port_;
+    } else {
+        TRY(tap_->set_queues(offer.queue_count));
+        TRY(tap_->set_offloads({.checksum = offer.csum_blank4 != 0 || offer.csum_blank6 != 0,
+                                .tcp4 = offer.gso_tcp4 != 0,
+                                .tcp6 = offer.gso_tcp6 != 0}));
+        for (const UniqueFd& queue : tap_->queues()) descriptors.push_back(TRY(duplicate(queue.get())));
+    }
     connected_ = offer;
     ring_ = RingPhase::connecting;
     if (!resume_) announced_ = false;
@@ -306,9 +317,12 @@ void Device::connect_answered(const Answer& answer) {
     }
     ring_ = RingPhase::connected;
     error_.clear();
-    if (const auto carrier = tap_->set_carrier(true); !carrier) log_guest("{}", carrier.error().message);
-    log::info("{}: {} queue{}, {} as {}", id_.text(), connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
-              connected_.scatter_gather != 0 ? "scatter-gather" : "one page a packet", interface());
+    if (tap_) {
+        if (const auto carrier = tap_->set_carrier(true); !carrier) log_guest("{}", carrier.error().message);
+    }
+    log::info("{}: {} queue{}, {} {} {}", id_.text(), connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
+              connected_.scatter_gather != 0 ? "scatter-gather" : "one page a packet", switch_port_ ? "on switch" : "as",
+              switch_port_ ? switch_port_->name.str() : interface());
 }
 
 void Device::disconnect() {
@@ -346,11 +360,16 @@ void Device::worker_lost() {
 }
 
 bool Device::presented(const Connect& parameters, std::vector<UniqueFd> descriptors) {
-    if (!adopting_ || descriptors.size() < 2) return false;
-    descriptors.erase(descriptors.begin());  // the journal: there under its name
-    auto tap = bridge::Tap::adopt(std::move(descriptors));
-    if (!tap) return false;
-    tap_ = std::move(tap).value();
+    const bool on_switch = parameters.port.name.bytes[0] != '\0';
+    if (!adopting_ || (descriptors.size() == 1) != on_switch) return false;
+    if (on_switch) {
+        switch_port_ = parameters.port;
+    } else {
+        descriptors.erase(descriptors.begin());  // the journal: there under its name
+        auto tap = bridge::Tap::adopt(std::move(descriptors));
+        if (!tap) return false;
+        tap_ = std::move(tap).value();
+    }
     port_ = PortPhase::open;
     ring_ = RingPhase::connected;
     adopting_ = false;

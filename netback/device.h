@@ -27,6 +27,7 @@
 #include "hypervisor/xenbus.h"
 #include "netback/config.h"
 #include "netback/handshake.h"
+#include "netback/switch_port.h"
 #include "netback/worker_process.h"
 #include "runtime/event_loop.h"
 #include "runtime/log.h"
@@ -76,6 +77,7 @@ class Device {
     [[nodiscard]] RingPhase ring() const { return ring_; }
     [[nodiscard]] const Connect& connected() const { return connected_; }
     [[nodiscard]] std::string interface() const;  // the name it has now; "" for none
+    [[nodiscard]] bool switched() const { return switch_port_.has_value(); }
 
   private:
     void read_description();
@@ -118,6 +120,7 @@ class Device {
     std::string frontend_;
     std::string watched_;  // the frontend's directory, when its nodes are watched
     std::optional<bridge::Tap> tap_;
+    std::optional<SwitchPort> switch_port_;  // instead of a TAP
 
     View view_;
     PortPhase port_ = PortPhase::none;

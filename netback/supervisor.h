@@ -58,6 +58,7 @@ class Supervisor {
     // supervisor_commands.cc
     void command(const ControlRequest& request, Responder respond);
     void status(const ControlRequest& request, Responder respond);
+    void switch_table(const ControlRequest& request, Responder respond);  // supervisor_switch.cc
     void doctor_info(Responder respond);
     [[nodiscard]] nlohmann::json describe(const Device& device) const;
 

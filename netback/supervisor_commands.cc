@@ -27,13 +27,25 @@ nlohmann::json counters(const Stats& stats) {
             {"events_taken", stats.events_taken},
             {"grant_copy_calls", stats.grant_copy_calls},
             {"grant_copy_segments", stats.grant_copy_segments},
-            {"rate_waits", stats.rate_waits}};
+            {"rate_waits", stats.rate_waits},
+            {"rx_waited", stats.rx_waited},
+            {"switch",
+             {{"forwarded", stats.port.forwarded},
+              {"flooded", stats.port.flooded},
+              {"malformed", stats.port.malformed},
+              {"spoofed", stats.port.spoofed},
+              {"vlan_refused", stats.port.vlan_refused},
+              {"policed", stats.port.policed},
+              {"storm", stats.port.storm},
+              {"nowhere", stats.port.nowhere},
+              {"unlearned", stats.port.unlearned}}}};
 }
 
 }  // namespace
 
 void Supervisor::command(const ControlRequest& request, Responder respond) {
     if (request.command == "status") return status(request, std::move(respond));
+    if (request.command == "switch-table") return switch_table(request, std::move(respond));
     if (request.command == "doctor-info") return doctor_info(std::move(respond));
     respond(control_error(fmt::format("unknown command \"{}\"", request.command)));
 }
@@ -43,7 +55,7 @@ nlohmann::json Supervisor::describe(const Device& device) const {
     const std::string directory = xen::backend_directory(around_.own_domid, device.id());
     const auto node = [&](const char* key) { return store_.read(directory + "/" + key).value_or(""); };
     nlohmann::json vif = {{"device", device.id().text()},
-                          {"mode", "tap"},
+                          {"mode", device.switched() ? "switch" : "tap"},
                           {"interface", device.interface()},
                           {"mac", node("mac")},
                           {"bridge", node("bridge")},

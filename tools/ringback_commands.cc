@@ -52,6 +52,13 @@ void print_vif(const nlohmann::json& vif) {
     if (vif.contains("queues")) fmt::print("           {} queue(s)\n", vif.value("queues", 0));
     if (const auto counters = vif.find("counters"); counters != vif.end()) {
         const auto count = [&](const char* key) { return counters->value(key, uint64_t{0}); };
+        if (vif.value("mode", "") == "switch") {
+            const nlohmann::json port = counters->value("switch", nlohmann::json::object());
+            const auto on_port = [&](const char* key) { return port.value(key, uint64_t{0}); };
+            fmt::print("           switched {}, flooded {}; refused: spoofed {}, VLAN {}, storm {}, policed {}; waited {}\n",
+                       on_port("forwarded"), on_port("flooded"), on_port("spoofed"), on_port("vlan_refused"), on_port("storm"),
+                       on_port("policed"), count("rx_waited"));
+        }
         fmt::print("           sent {} packets ({}), received {} ({}); dropped {} and {}, errors {} and {}\n",
                    count("tx_packets"), human_size(count("tx_bytes")), count("rx_packets"), human_size(count("rx_bytes")),
                    count("tx_dropped"), count("rx_dropped"), count("tx_errors"), count("rx_errors"));
@@ -124,6 +131,22 @@ int resize(const std::string& socket, const std::string& guest, const std::strin
     if (!answer) return fail(answer.error());
     const auto now = answer.value().value("bytes", uint64_t{0});
     fmt::print("{} of {} has {} bytes ({}) now\n", vdev, guest, now, human_size(now));
+    return 0;
+}
+
+int switch_table(const std::string& net_socket, const std::string& name, bool json) {
+    const auto answer = ask(net_socket, {{"command", "switch-table"}, {"switch", name}}, kPatience);
+    if (!answer) return fail(answer.error());
+    const nlohmann::json entries = answer.value().value("entries", nlohmann::json::array());
+    if (json) {
+        fmt::print("{}\n", entries.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        return 0;
+    }
+    for (const nlohmann::json& entry : entries) {
+        const bool configured = entry.value("configured", false);
+        fmt::print("{}  VLAN {:<4} {:<12} {:<20} {}\n", entry.value("mac", ""), entry.value("vlan", 0), entry.value("device", ""),
+                   entry.value("guest", ""), configured ? "configured" : fmt::format("seen {} s ago", entry.value("age_seconds", 0)));
+    }
     return 0;
 }
 

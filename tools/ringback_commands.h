@@ -17,6 +17,8 @@ inline constexpr const char* kNetControlSocket = "/run/ringback/netbackd.sock";
 int status(const std::string& socket, const std::string& net_socket, const std::string& guest, bool json);
 // `bytes` 0: look at the storage again.
 int resize(const std::string& socket, const std::string& guest, const std::string& vdev, uint64_t bytes);
+// Who is behind which port of a built-in switch.
+int switch_table(const std::string& net_socket, const std::string& name, bool json);
 int doctor(const std::string& socket, const std::string& net_socket);
 
 // "20.0 GiB"

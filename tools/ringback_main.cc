@@ -45,6 +45,13 @@ int main(int argc, char** argv) {
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::Range(uint64_t{512}, uint64_t{1} << 62));
 
+    CLI::App* switches = app.add_subcommand("switch", "Looks into a built-in switch");
+    switches->require_subcommand(1);
+    CLI::App* table = switches->add_subcommand("table", "Shows which guest is behind which MAC address");
+    std::string switch_name;
+    table->add_option("NAME", switch_name, "The switch")->required();
+    table->add_flag("--json", json, "As JSON");
+
     std::string action;
     CLI::App* hotplug = app.add_subcommand("hotplug", "")->group("");  // hidden: for the script block-ringback
     hotplug->add_option("ACTION", action)->required()->check(CLI::IsMember({"add", "remove"}));
@@ -55,6 +62,7 @@ int main(int argc, char** argv) {
         return app.exit(error) == 0 ? 0 : 2;
     }
     if (status->parsed()) return tools::status(socket, net_socket, guest, json);
+    if (table->parsed()) return tools::switch_table(net_socket, switch_name, json);
     if (doctor->parsed()) return tools::doctor(socket, net_socket);
     if (resize->parsed()) return tools::resize(socket, guest, vdev, size);
     const char* path = std::getenv("XENBUS_PATH");

@@ -93,6 +93,9 @@ int run(int argc, char** argv) {
     CLI::App* nic_attach = command("network-attach", "Attach a NIC; its script is not run, the network device is yours", true);
     nic_attach->add_option("--handle", nic.handle);
     nic_attach->add_option("--mac", nic.mac);
+    nic_attach->add_option("--bridge", nic.bridge);
+    nic_attach->add_option("--script", nic.script);
+    nic_attach->add_option("--ip", nic.ip);
     nic_attach->add_option("--rate", nic.rate, "bytes,microseconds");
     CLI::App* nic_detach = command("network-detach", "Detach a NIC", true);
     nic_detach->add_option("handle", nic.handle)->required();

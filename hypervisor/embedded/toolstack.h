@@ -57,6 +57,7 @@ struct NicSpec {
     std::string vifname = {};
     std::string rate = {};  // "bytes,microseconds"
     std::string mtu = {};
+    std::string ip = {};
     std::uint16_t backend_domid = 0;
 };
 

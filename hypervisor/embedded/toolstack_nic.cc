@@ -19,6 +19,7 @@ Result<void> Toolstack::write_nic_nodes(std::uint16_t domid, const NicSpec& spec
     Nodes backend = {{"frontend", front}, {"frontend-id", id}, {"online", "1"}, {"state", "1"}, {"script", spec.script}};
     if (!spec.vifname.empty()) backend.emplace_back("vifname", spec.vifname);
     if (!spec.rate.empty()) backend.emplace_back("rate", spec.rate);
+    if (!spec.ip.empty()) backend.emplace_back("ip", spec.ip);
     if (!spec.mtu.empty()) backend.emplace_back("mtu", spec.mtu);
     backend.insert(backend.end(), {{"mac", spec.mac},
                                    {"bridge", spec.bridge},

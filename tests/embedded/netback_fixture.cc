@@ -39,7 +39,7 @@ void enter_network_namespace() {
 }
 
 NetDaemon::NetDaemon(const CoreProcess& core, const std::string& settings)
-    : DaemonProcess(core, "netbackd", settings + "[vif]\nmax_queues = 4\n",
+    : DaemonProcess(core, "netbackd", settings + "[vif]\nmax_queues = 4\n[switch]\nnames = \"lan0\"\n",
                     {RINGBACK_NETBACKD, "--spawn-worker", "--worker-program", RINGBACK_NETBACK_WORKER}) {
     start();
 }

@@ -7,6 +7,7 @@
 
 #include "netback/config.h"
 #include "netback/offer.h"
+#include "netback/switch_port.h"
 
 using namespace ringback;
 using Catch::Matchers::ContainsSubstring;
@@ -22,6 +23,13 @@ mac_pool_credentials = "/etc/pool"
 [vif]
 max_queues = 3
 queue_length = 64
+[switch]
+names = "lan0 dmz"
+check_source = 0
+floods_per_second = 5
+kilobytes_per_second = 6
+table_entries = 70
+ageing_seconds = 80
 )", "test.toml");
     REQUIRE(config.ok());
     CHECK(config.value().control_socket() == "/run/x/netbackd.sock");
@@ -32,6 +40,14 @@ queue_length = 64
     CHECK(config.value().mac_pool.credentials == "/etc/pool");
     CHECK(config.value().max_queues == 3);
     CHECK(config.value().queue_length == 64);
+    CHECK(config.value().has_switch("lan0"));
+    CHECK(config.value().has_switch("dmz"));
+    for (const char* none : {"", "lan", "an0", "lan0 dmz", " "}) CHECK_FALSE(config.value().has_switch(none));
+    CHECK(config.value().switch_check_source == 0);
+    CHECK(config.value().switch_floods == 5);
+    CHECK(config.value().switch_kilobytes == 6);
+    CHECK(config.value().switch_table == 70);
+    CHECK(config.value().switch_ageing == 80);
 }
 
 TEST_CASE("netbackd: the settings file that is installed says what the defaults are") {
@@ -50,12 +66,19 @@ TEST_CASE("netbackd: the settings file that is installed says what the defaults 
     CHECK(config.value().mac_pool.credentials == defaults.mac_pool.credentials);
     CHECK(config.value().max_queues == defaults.max_queues);
     CHECK(config.value().queue_length == defaults.queue_length);
+    CHECK(config.value().switch_check_source == defaults.switch_check_source);
+    CHECK(config.value().switch_floods == defaults.switch_floods);
+    CHECK(config.value().switch_kilobytes == defaults.switch_kilobytes);
+    CHECK(config.value().switch_table == defaults.switch_table);
+    CHECK(config.value().switch_ageing == defaults.switch_ageing);
 }
 
 TEST_CASE("netbackd: a setting that is none is refused by its name and line") {
     const auto [text, what] = GENERATE(table<std::string, std::string>({
         {"\nbridge = \"x\"", "test.toml:2: bridge is not a setting"},
         {"[vif]\nqueues = 1", "test.toml:2: queues is not a setting of [vif]"},
+        {"[switch]\ncolour = 1", "test.toml:2: colour is not a setting of [switch]"},
+        {"[switch]\nageing_seconds = 1", "must be a number from 10 to 1000000"},
         {"[vif]\nmax_queues = 9", "must be a number from 0 to 8"},
         {"[vif]\nqueue_length = 1", "must be a number from 16 to 4096"},
         {"worker_start = \"inetd\"", "must be \"systemd\" or \"fork\""},
@@ -81,4 +104,35 @@ TEST_CASE("a rate is bytes and microseconds, and anything else is no limit") {
     for (const char* none : {"", "0,1", "-1", "x", "4294967295,50000", "99999999999999999999"}) {
         CHECK(net::parse_rate(none).bytes == 0);
     }
+}
+
+TEST_CASE("a vif is on a switch by its script, and says with its bridge on which, in which VLANs") {
+    net::Config config;
+    config.switch_names = "lan0 dmz";
+    const net::NicNodes right{"/etc/xen/scripts/vif-ringback", "dmz.7:8:9", "00:16:3e:0a:0b:0c", "192.0.2.1 2001:db8::/64"};
+    CHECK(net::wants_switch(right));
+    CHECK(net::wants_switch({"vif-ringback", "", "", ""}));
+    for (const char* script : {"/etc/xen/scripts/vif-bridge", "", "/vif-ringback/x"}) {
+        CHECK_FALSE(net::wants_switch({script, "dmz", "", ""}));
+    }
+    const auto port = net::make_switch_port(right, config);
+    REQUIRE(port.ok());
+    CHECK(port.value().name.str() == "dmz");
+    CHECK(port.value().address == bridge::MacAddress{0x00, 0x16, 0x3e, 0x0a, 0x0b, 0x0c});
+    CHECK(port.value().vlan == 7);
+    CHECK(port.value().trunk_count == 2);
+    CHECK(port.value().trunks[1] == 9);
+    CHECK(port.value().given_count == 2);
+    CHECK(port.value().any_source == 0);
+    const auto refused = [&](net::NicNodes nodes, const std::string& what) {
+        const auto made = net::make_switch_port(nodes, config);
+        REQUIRE_FALSE(made.ok());
+        CHECK_THAT(made.error().message, ContainsSubstring(what));
+    };
+    refused({"", "xenbr0", right.mac, ""}, "no switch \"xenbr0\"");
+    refused({"", "dmz.5000", right.mac, ""}, "is no VLAN");
+    refused({"", "dmz", "00:16:3e:0a:0b", ""}, "is no MAC address");
+    refused({"", "dmz", "01:16:3e:0a:0b:0c", ""}, "is no MAC address");
+    refused({"", "dmz", "00:16:3e:0a:0b:0g", ""}, "is no MAC address");
+    refused({"", "dmz", right.mac, "192.0.2.256"}, "is no IP address");
 }

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "netback/switch_port.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace ringback::net {
+
+namespace {
+
+constexpr std::string_view kScript = "vif-ringback";
+
+Result<bridge::MacAddress> parse_mac(const std::string& text) {
+    constexpr size_t kDigits = 2;
+    bridge::MacAddress address{};
+    bool right = text.size() == address.size() * (kDigits + 1) - 1;
+    for (size_t i = 0; right && i < address.size(); ++i) {
+        const char* first = text.data() + i * (kDigits + 1);
+        const auto [stop, error] = std::from_chars(first, first + kDigits, address[i], 16);
+        right = error == std::errc() && stop == first + kDigits && (i + 1 == address.size() || *stop == ':');
+    }
+    if (!right || (address[0] & 1) != 0) return Error{EINVAL, fmt::format("\"{}\" is no MAC address of a NIC", text)};
+    return address;
+}
+
+}  // namespace
+
+bool wants_switch(const NicNodes& nodes) {
+    const size_t slash = nodes.script.rfind('/');
+    return nodes.script.substr(slash == std::string::npos ? 0 : slash + 1) == kScript;
+}
+
+Result<SwitchPort> make_switch_port(const NicNodes& nodes, const Config& config) {
+    const bridge::BridgeName name = TRY(bridge::parse_bridge_name(nodes.bridge));
+    if (!config.has_switch(name.name)) {
+        return Error{ENOENT, fmt::format("bridge \"{}\": there is no switch \"{}\"; [switch] names in {} has \"{}\"", nodes.bridge,
+                                         name.name, kConfigPath, config.switch_names)};
+    }
+    SwitchPort port{};
+    port.name = Text<32>(name.name);
+    port.address = TRY(parse_mac(nodes.mac));
+    port.any_source = config.switch_check_source == 0 ? 1 : 0;
+    port.vlan = name.vlan;
+    port.trunk_count = static_cast<uint16_t>(name.trunks.size());
+    std::copy(name.trunks.begin(), name.trunks.end(), port.trunks.begin());
+    const auto given = TRY(bridge::parse_networks(nodes.ip));
+    if (given.size() > port.given.size()) {
+        return Error{E2BIG, fmt::format("ip \"{}\": more than {} addresses", nodes.ip, port.given.size())};
+    }
+    port.given_count = static_cast<uint8_t>(given.size());
+    std::copy(given.begin(), given.end(), port.given.begin());
+    port.bytes_per_second = uint64_t{config.switch_kilobytes} * 1000;
+    port.floods_per_second = config.switch_floods;
+    port.table_entries = config.switch_table;
+    port.ageing_s = config.switch_ageing;
+    return port;
+}
+
+}  // namespace ringback::net

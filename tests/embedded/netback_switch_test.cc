@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Vifs on the built-in switch with the real daemon and the real worker: what the toolstack's nodes say decides, errors reach
+// the one who typed xl, and nothing is lost when a process dies. The two NICs are of one guest.
+#include <signal.h>
+
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+
+#include "netback_fixture.h"
+
+using namespace ringback;
+using namespace ringback::test;
+
+namespace {
+
+xen::embedded::NicSpec on_switch(uint32_t handle, const std::string& bridge = "lan0") {
+    xen::embedded::NicSpec nic;
+    nic.handle = handle;
+    nic.mac = "00:16:3e:00:00:0" + std::to_string(handle + 1);
+    nic.bridge = bridge;
+    nic.script = "/etc/xen/scripts/vif-ringback";
+    return nic;
+}
+
+std::vector<std::byte> packet(uint8_t from, uint8_t to, size_t size) {
+    std::vector<std::byte> bytes(size);
+    for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i * 5 + size);
+    const std::array<uint8_t, 14> header{0x00, 0x16, 0x3e, 0, 0, to, 0x00, 0x16, 0x3e, 0, 0, from, 0x88, 0xb5};
+    for (size_t i = 0; i < header.size(); ++i) bytes[i] = static_cast<std::byte>(header[i]);
+    return bytes;
+}
+
+// Sends until it arrives: what was under way when a worker died may be lost.
+void check_crossing(frontend::Netfront& from, uint8_t from_number, frontend::Netfront& to, uint8_t to_number, size_t size) {
+    const auto sent = packet(from_number, to_number, size);
+    bool arrived = false;
+    REQUIRE(eventually([&] {
+        (void)from.queue(0).send(sent);
+        for (frontend::Netfront* front : {&from, &to}) {
+            for (size_t i = 0; i < front->queue_count(); ++i) {
+                front->queue(i).push();
+                front->queue(i).reap([&](std::span<const std::byte> got, const frontend::PacketInfo&) {
+                    arrived = arrived || (front == &to && std::equal(got.begin(), got.end(), sent.begin(), sent.end()));
+                });
+                REQUIRE(front->queue(i).broken() == "");
+            }
+        }
+        return arrived;
+    }));
+}
+
+struct TwoOnSwitch {
+    TwoOnSwitch() {
+        must(bed.xl.attach_nic(bed.t.domid, on_switch(0)));
+        must(bed.xl.attach_nic(bed.t.domid, on_switch(1)));
+        one = bed.front({.handle = 0});
+        two = bed.front({.handle = 1, .queues = 2});
+        must(one->attach());
+        must(two->attach());
+    }
+    void check(size_t size = 3000) {
+        check_crossing(*one, 1, *two, 2, size);
+        check_crossing(*two, 2, *one, 1, size);
+    }
+    NetBed bed;
+    std::unique_ptr<frontend::Netfront> one, two;
+};
+
+}  // namespace
+
+TEST_CASE("two NICs on a switch reach each other, and the host has no device for them") {
+    TwoOnSwitch t;
+    t.check();
+    CHECK(t.bed.daemon.vif(0)["mode"] == "switch");
+    CHECK(t.bed.daemon.vif(0)["interface"] == "");
+    CHECK(t.bed.daemon.vif(0)["counters"]["switch"]["forwarded"].get<int>() >= 1);
+    const auto table = t.bed.daemon.ask({{"command", "switch-table"}, {"switch", "lan0"}});
+    REQUIRE(table["ok"] == true);
+    REQUIRE(table["entries"].size() == 2);
+    for (const auto& entry : table["entries"]) {
+        CHECK(entry["configured"] == true);
+        CHECK(entry["device"] == "vif/" + std::to_string(t.bed.t.domid) + (entry["mac"] == "00:16:3e:00:00:01" ? "/0" : "/1"));
+    }
+    CHECK(t.bed.daemon.ask({{"command", "switch-table"}, {"switch", "nowhere"}})["ok"] == false);
+    must(t.one->close());
+    must(t.bed.xl.detach_disk(t.bed.t.domid, 0, true));
+    CHECK(t.bed.daemon.ask({{"command", "switch-table"}, {"switch", "lan0"}})["entries"].size() == 1);
+}
+
+TEST_CASE("what is wrong with a NIC on a switch is said where its script finds it, and others go on") {
+    TwoOnSwitch t;
+    const auto [bridge, mac, what] = GENERATE(table<std::string, std::string, std::string>({
+        {"xenbr0", "00:16:3e:00:00:09", "no switch \"xenbr0\""},
+        {"lan0.5000", "00:16:3e:00:00:09", "is no VLAN"},
+        {"lan0", "01:16:3e:00:00:09", "is no MAC address"},
+    }));
+    auto nic = on_switch(2, bridge);
+    nic.mac = mac;
+    must(t.bed.xl.write_nic_nodes(t.bed.t.domid, nic));
+    t.bed.wait_node(t.bed.back(2) + "/state", "2");
+    CHECK(t.bed.node(t.bed.back(2) + "/hotplug-error").find(what) != std::string::npos);
+    CHECK(t.bed.daemon.vif(2)["port"] == "failed");
+    t.check();
+}
+
+TEST_CASE("a switch worker that is killed is replaced, and the guests' rings go on") {
+    TwoOnSwitch t;
+    t.check();
+    for (int i = 0; i < 3; ++i) {
+        const pid_t before = t.bed.daemon.worker();
+        ::kill(before, SIGKILL);
+        REQUIRE(eventually([&] { return t.bed.daemon.worker() != 0 && t.bed.daemon.worker() != before; }));
+        t.check(200 + static_cast<size_t>(i));
+    }
+    CHECK(t.bed.node(t.bed.back(0) + "/state") == "4");
+    CHECK(t.bed.node(t.bed.back(1) + "/state") == "4");
+}
+
+TEST_CASE("a supervisor finds its switch and the ports of it again") {
+    TwoOnSwitch t;
+    const pid_t worker = t.bed.daemon.worker();
+    t.bed.daemon.stop(GENERATE(SIGTERM, SIGKILL));
+    t.check();
+    t.bed.daemon.start();
+    REQUIRE(eventually([&] { return t.bed.daemon.vif(1)["ring"] == "connected" && t.bed.daemon.vif(0)["ring"] == "connected"; }));
+    CHECK(t.bed.daemon.worker() == worker);
+    CHECK(t.bed.daemon.vif(0)["mode"] == "switch");
+    t.check();
+}
+
+TEST_CASE("TAPs and the switch live side by side") {
+    TwoOnSwitch t;
+    xen::embedded::NicSpec tap;
+    tap.handle = 2;
+    tap.mac = "00:16:3e:00:00:03";
+    must(t.bed.xl.attach_nic(t.bed.t.domid, tap));
+    auto front = t.bed.front({.handle = 2});
+    must(front->attach());
+    t.bed.check_traffic(*front, t.bed.interface(2));
+    t.check();
+}
