@@ -6,6 +6,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <fstream>
 
 #include "netback_fixture.h"
 
@@ -48,6 +49,13 @@ void check_crossing(frontend::Netfront& from, uint8_t from_number, frontend::Net
         }
         return arrived;
     }));
+}
+
+size_t resident_bytes(pid_t pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/statm");
+    size_t total = 0, resident = 0;
+    REQUIRE(file >> total >> resident);
+    return resident * 4096;
 }
 
 struct TwoOnSwitch {
@@ -127,6 +135,33 @@ TEST_CASE("a supervisor finds its switch and the ports of it again") {
     CHECK(t.bed.daemon.worker() == worker);
     CHECK(t.bed.daemon.vif(0)["mode"] == "switch");
     t.check();
+}
+
+TEST_CASE("a guest that floods one that does not read makes the worker no larger") {
+    TwoOnSwitch t;
+    t.check();
+    const bool broadcast = GENERATE(false, true);
+    auto large = packet(1, 2, 60000);
+    if (broadcast) std::fill_n(large.begin(), 6, std::byte{0xff});
+    const auto flood = [&](size_t count) {
+        frontend::NetQueue& queue = t.one->queue(0);
+        size_t sent = 0;
+        REQUIRE(eventually([&] {
+            while (sent < count && queue.send(large)) ++sent;
+            queue.push();
+            queue.reap([](std::span<const std::byte>, const frontend::PacketInfo&) {});
+            REQUIRE(queue.broken() == "");
+            return sent == count && queue.tx_in_flight() == 0;
+        }));
+    };
+    flood(200);  // its ring and what may wait are full
+    const size_t full = resident_bytes(t.bed.daemon.worker());
+    flood(2000);
+    CHECK(resident_bytes(t.bed.daemon.worker()) <= full + (1U << 20));
+    const auto lost = t.bed.daemon.vif(1)["counters"]["rx_dropped"].get<int>();
+    const auto refused = t.bed.daemon.vif(0)["counters"]["switch"]["storm"].get<int>();
+    CHECK(lost + refused > 2000);
+    CHECK((refused > 0) == broadcast);
 }
 
 TEST_CASE("TAPs and the switch live side by side") {

@@ -297,6 +297,33 @@ TEST_CASE("large packets wait for buffers whole, whatever is still to be done to
     }
 }
 
+TEST_CASE("broadcasts to guests that do not read wait in bounded memory, which comes back when the guests go") {
+    SwitchRig rig({{}, {}, {}, {}});
+    rig.guests[1].reads = rig.guests[2].reads = false;
+    constexpr size_t kSize = 9000;
+    constexpr size_t kOnRing = 256 / 3;             // three pages each
+    constexpr size_t kWait = (512U << 10) / kSize;  // by bytes: far fewer than 256 packets
+    constexpr size_t kMany = 300;
+    const auto broadcast = to_all(rig.addressed(raw_packet(kSize), 0, 1));
+    for (size_t i = 0; i < kMany; ++i) rig.send(0, broadcast);
+    REQUIRE(rig.turn_until([&] { return rig.guests[3].received.size() == kMany; }));
+    CHECK(rig.guests[3].received.back().data == broadcast);
+    for (const size_t deaf : {1U, 2U}) {
+        CHECK(rig.stats(deaf).rx_packets == kOnRing);
+        CHECK(rig.stats(deaf).rx_waited == kWait);
+        CHECK(rig.stats(deaf).rx_dropped == kMany - kOnRing - kWait);
+    }
+    // Together more than the worker has memory for, if any of it were kept.
+    for (int round = 0; round < 20; ++round) {
+        for (const size_t deaf : {1U, 2U}) {
+            rig.disconnect(deaf);
+            must(rig.try_connect(deaf, true));
+        }
+        for (size_t i = 0; i < kWait; ++i) rig.send(0, broadcast);
+        for (const size_t deaf : {1U, 2U}) REQUIRE(rig.stats(deaf).rx_waited == kWait);
+    }
+}
+
 TEST_CASE("a guest that floods is held to its share") {
     SwitchRig rig({{.floods_per_second = 10}, {}});
     for (int i = 0; i < 200; ++i) rig.send(0, to_all(rig.addressed(raw_packet(60), 0, 1)));
