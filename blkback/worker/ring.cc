@@ -298,7 +298,8 @@ void Ring::write_response(Slot& slot, Status status) {
 }
 
 void Ring::publish() {
-    const bool notify = ring_.publish() || std::exchange(notify_owed_, false);
+    const bool owed = std::exchange(notify_owed_, false);
+    const bool notify = ring_.publish() || owed;
     reached(Step::published);
     journal_.set_rsp_prod(ring_.rsp_prod());
     reached(Step::publish_noted);
