@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "blkback/device.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <thread>
 
@@ -22,16 +18,9 @@ using xen::XenbusState;
 constexpr milliseconds kOpenPatience{3000};
 // libxl waits 10 s for Closed; what is in flight has to be finished within the rest.
 constexpr milliseconds kClosePatience{6000};
-// A disk that is in use is not given up because its worker is slow.
-constexpr milliseconds kAdoptServingPatience{30000};
 constexpr milliseconds kStoreTroublePause{1000};
-// The guest's own former life may still hold the image while it reboots.
-constexpr milliseconds kLockPatience{2000};
-constexpr milliseconds kLockPause{50};
-// A dead worker's requests end when the storage has done them; there is no sense in giving up before.
-constexpr milliseconds kFencePause{1};
-constexpr unsigned kQuickFenceTries = 100;
 constexpr milliseconds kPortPatience{5000};
+constexpr milliseconds kPortPause{1};
 constexpr int kMaxSteps = 32;
 
 // xen/io/blkif.h: `info`.
@@ -228,205 +217,6 @@ void Device::request(MessageType type, const std::function<void(Message&)>& fill
     });
 }
 
-void Device::adopt() {
-    image_ = ImagePhase::opening;
-    const bool serving = xen::read_state(around_.store, directory_) == XenbusState::connected;
-    around_.workers.expect(id_.domid, serving ? kAdoptServingPatience : kAdoptPatience);
-    request(MessageType::stats, [](Message&) {}, {}, [this](const Answer& answer) { finish_adoption(answer); });
-}
-
-void Device::finish_adoption(const Answer& answer) {
-    if (answer.error != 0) {
-        image_ = ImagePhase::closed;
-        return take_over_from_the_dead();
-    }
-    log::notice("{}: adopted from an earlier supervisor", id_.text());
-    if (answer.stats.connected != 0) {
-        ring_ = RingPhase::connected;
-        announced_ = true;
-        const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
-        if (offer) connected_ = offer.value();
-    } else if (answer.stats.owing != 0) {  // the earlier supervisor ended between the two steps of a takeover
-        owe_what_is_offered();
-        lost_at_ = Clock::now();
-    }
-    recoveries_ = answer.stats.recoveries;
-    if (answer.stats.failed != 0) connection_failed(answer.message.str());
-    direct_ = answer.stats.direct != 0;
-    if (const auto target = find_target()) {
-        target_ = target.value().path;
-        format_ = target.value().format;
-    }
-    geometry_ = answer.geometry;
-    if (image_ == ImagePhase::opening) {
-        image_ = ImagePhase::open;
-    } else if (image_ == ImagePhase::closing) {
-        image_ = ImagePhase::open;
-        close_image();
-    }
-}
-
-// Supervisor and worker are gone, both. What there is of the disk is its nodes and its journal.
-void Device::take_over_from_the_dead() {
-    const XenbusState state = xen::read_state(around_.store, directory_);
-    if (state != XenbusState::connected && state != XenbusState::closing) return;
-    if (::access(journal_path().c_str(), F_OK) != 0) {
-        if (state == XenbusState::connected) fail_image("the worker that served this disk is gone, and its journal too");
-        return;
-    }
-    owe_what_is_offered();
-    image_ = ImagePhase::open;
-    worker_lost("it ended while there was no blkbackd");
-}
-
-// A frontend that is in Initialised now has offered new rings since, perhaps under the same references.
-void Device::owe_what_is_offered() {
-    const XenbusState frontend = frontend_.empty() ? XenbusState::unknown : xen::read_state(around_.store, frontend_);
-    const auto offer = read_offer(around_.store, frontend_, kMaxQueues, around_.config.persistent_grants);
-    if (frontend == XenbusState::initialised || !offer) return;
-    connected_ = offer.value();
-    announced_ = owed_ = true;
-}
-
-std::string Device::journal_path() const {
-    return xen::journal_path(around_.config.journal_directory(), id_);
-}
-
-Result<UniqueFd> Device::create_journal() const {
-    const std::string path = journal_path();
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error("remove the stale journal " + path);
-    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!fd) return os_error("create the journal " + path);
-    if (::ftruncate(fd.get(), static_cast<off_t>(kJournalBytes)) != 0) return os_error("size the journal " + path);
-    return fd;
-}
-
-Result<UniqueFd> Device::dead_workers_journal() const {
-    const std::string path = journal_path();
-    UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-    if (!fd) return os_error("open the journal " + path);
-    return fd;
-}
-
-void Device::open_image() {
-    if (successor_ && !around_.recoveries.begin(id_, Clock::now())) {  // another of the guest's disks first
-        image_ = ImagePhase::opening;
-        return open_later(kLockPause);
-    }
-    read_description();
-    if (const auto opened = try_open(); !opened) fail_image(opened.error().message);
-}
-
-Result<Target> Device::find_target() const {
-    const auto read = [&](const char* key) { return around_.store.read(directory_ + "/" + key).value_or(""); };
-    if (script_opens_) return parse_target(id_.kind, read("params"));
-    return prepared_target(read("physical-device-path"), read("physical-device"));
-}
-
-Result<void> Device::try_open() {
-    if (frontend_.empty()) return Error{EINVAL, "its frontend path is not in the frontend domain's own directory"};
-    const Target target = TRY(find_target());
-    target_ = target.path;
-    format_ = target.format;
-    OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_, nullptr}));
-    why_buffered_ = file.why_buffered;
-    direct_ = file.direct;
-    if (!direct_ && !opening_since_ && !successor_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
-    UniqueFd journal = TRY(successor_ ? dead_workers_journal() : create_journal());
-    image_ = ImagePhase::opening;
-    if (!opening_since_) opening_since_ = Clock::now();
-    const auto fill = [&](Message& message) {
-        message.body.attach = Attach{};
-        message.body.attach.format = Text<16>(target.format);
-        message.body.attach.name = Text<1024>(target.path);
-        message.body.attach.writable = writable_ ? 1 : 0;
-        message.body.attach.direct = direct_ ? 1 : 0;
-        message.body.attach.discard = discard_wanted_ ? 1 : 0;
-        message.body.attach.recover = successor_ ? 1 : 0;
-    };
-    request(MessageType::attach, fill, {std::move(file.fd), std::move(journal)},
-            [this](const Answer& answer) { attached(answer); });
-    return {};
-}
-
-Result<OpenedFile> Device::open_named(const std::string& name, bool writable) {
-    if (image_ != ImagePhase::opening) return Error{EPERM, fmt::format("open {}: no image is being opened", name)};
-    if (!name.starts_with('/')) return Error{EPERM, fmt::format("open {}: no absolute path", name)};
-    if (writable && !writable_) return Error{EPERM, fmt::format("open {} for writing: the disk is read-only", name)};
-    const PathRules within = TRY(named_file_rules(target_, around_.config.image_roots));
-    return open_target(name, around_.rules, {writable, direct_io_safe_, &within});
-}
-
-void Device::attached(const Answer& answer) {
-    const bool unwanted = image_ == ImagePhase::closing;
-    if (answer.error == EEXIST) {
-        // An earlier supervisor ended between asking for this and saying so in the store, or the device was taken away
-        // and made anew while there was none. Not with this journal: again.
-        image_ = ImagePhase::closing;
-        return request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer&) { close_image(); });
-    }
-    if (answer.error != 0) {
-        if (unwanted) return image_closed();
-        if (successor_ && answer.error == ECONNRESET) return;  // worker_lost() comes next
-        if (successor_ && answer.error == EBUSY) return open_later(++fence_tries_ < kQuickFenceTries ? kFencePause : kLockPause);
-        const bool locked = answer.error == EBUSY && opening_since_ && Clock::now() < *opening_since_ + kLockPatience;
-        return locked ? open_later(kLockPause) : fail_image(answer.message.str());
-    }
-    geometry_ = answer.geometry;
-    image_ = ImagePhase::open;
-    error_.clear();
-    successor_ = false;
-    if (unwanted) return close_image();
-    if (!owed_) end_recovery();
-}
-
-// Somebody has the image locked. The waiting is done here and not in the worker, which serves other disks.
-void Device::open_later(milliseconds delay) {
-    lock_retry_ = around_.loop.after(delay, [this] {
-        lock_retry_.reset();
-        open_image();
-        around_.look_again(id_);
-    });
-}
-
-void Device::stop_retrying() {
-    if (lock_retry_) around_.loop.cancel(*lock_retry_);
-    lock_retry_.reset();
-}
-
-void Device::fail_image(const std::string& why) {
-    stop_retrying();
-    image_ = ImagePhase::failed;
-    owed_ = successor_ = false;
-    end_recovery();
-    error_ = why;
-    (void)::unlink(journal_path().c_str());
-    log_guest("{}", why);
-}
-
-void Device::close_image() {
-    const bool opening = image_ == ImagePhase::opening;
-    image_ = ImagePhase::closing;
-    if (lock_retry_) {  // the worker has nothing of it
-        stop_retrying();
-        return image_closed();
-    }
-    if (opening) return;  // attached() goes on from here
-    request(MessageType::detach, [](Message&) {}, {}, [this](const Answer& answer) {
-        if (answer.error != 0 && answer.error != ECONNRESET) log_guest("detach: {}", answer.message.str());
-        image_closed();
-    });
-}
-
-void Device::image_closed() {
-    image_ = ImagePhase::closed;
-    owed_ = successor_ = false;
-    end_recovery();
-    if (::unlink(journal_path().c_str()) != 0 && errno != ENOENT) {
-        log_guest("{}", os_error("remove the journal " + journal_path()).message);
-    }
-}
-
 // A dead worker's rings, if the frontend still means them; or what it offers now.
 Result<Connect> Device::wanted_rings() const {
     if (owed_ && view_.frontend != XenbusState::initialised) return connected_;
@@ -450,7 +240,7 @@ void Device::send_connect() {
     const MessageType type = owed_ ? MessageType::reconnect : MessageType::connect;
     request(type, fill, {}, [this, since](const Answer& answer) {
         if (answer.error == EAGAIN && owed_ && (!lost_at_ || since < *lost_at_ + kPortPatience)) {
-            connect_retry_ = around_.loop.after(kFencePause, [this] {
+            connect_retry_ = around_.loop.after(kPortPause, [this] {
                 connect_retry_.reset();
                 send_connect();
             });
@@ -493,46 +283,6 @@ void Device::connection_failed(const std::string& why) {
     error_ = why;
     log_guest("{}", why);
     around_.look_again(id_);
-}
-
-void Device::worker_lost(const std::string& why) {
-    if (connect_retry_) around_.loop.cancel(*connect_retry_);
-    connect_retry_.reset();
-    const bool connected = ring_ == RingPhase::connected;
-    ring_ = RingPhase::none;
-    const bool first_opening = image_ == ImagePhase::opening && !successor_ && !lock_retry_;
-    const bool had_image = image_ == ImagePhase::open || (image_ == ImagePhase::opening && successor_);
-    around_.look_again(id_);
-    if (first_opening || (had_image && broken_)) {
-        return fail_image(fmt::format("the worker of domain {} is gone: {}", id_.domid, why));
-    }
-    if (!had_image) return;
-    owed_ = owed_ || connected;
-    successor_ = true;
-    if (!lost_at_) lost_at_ = Clock::now();
-    if (!around_.recoveries.enter(id_, Clock::now())) {
-        return fail_image(fmt::format("{} workers died of this disk, the last one: {}", Recoveries::kMaxStrikes, why));
-    }
-    stop_retrying();
-    image_ = ImagePhase::opening;
-    fence_tries_ = 0;
-    const milliseconds pause = around_.recoveries.pause(id_);
-    if (pause > milliseconds(0)) return open_later(pause);
-    open_image();
-}
-
-void Device::recovered(const Answer& answer) {
-    if (ring_ != RingPhase::connected || !lost_at_) return;
-    recoveries_ = answer.stats.recoveries;
-    last_pause_ = std::chrono::duration_cast<milliseconds>(Clock::now() - *lost_at_);
-    log_step("a new worker has taken over after {} ms; {} requests were done again in {} recoveries", last_pause_.count(),
-             answer.stats.replayed, answer.stats.recoveries);
-    end_recovery();
-}
-
-void Device::end_recovery() {
-    around_.recoveries.leave(id_);
-    lost_at_.reset();
 }
 
 void Device::look_after(milliseconds delay) {

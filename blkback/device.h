@@ -99,33 +99,37 @@ class Device {
     // False: the store does not answer.
     [[nodiscard]] bool gather();
     void act(Action action);
-    void adopt();
-    void finish_adoption(const Answer& answer);
-    void take_over_from_the_dead();
-    void owe_what_is_offered();
     [[nodiscard]] Result<Connect> wanted_rings() const;
     void send_connect();
-    void end_recovery();
+    void connect();
+    void disconnect();
+    void publish(xen::XenbusState state, const std::function<void(xen::Store::Update&)>& more);
+    void write_features(xen::Store::Update& update) const;
+    void write_size(xen::Store::Update& update) const;
+    void request(MessageType type, const std::function<void(Message&)>& fill, Descriptors descriptors, Reply reply);
+    void look_after(std::chrono::milliseconds delay);
+    [[nodiscard]] uint16_t max_queues() const;
+
+    // device_image.cc
+    [[nodiscard]] std::string journal_path() const;
+    [[nodiscard]] Result<UniqueFd> create_journal() const;
     void open_image();
     [[nodiscard]] Result<Target> find_target() const;
     [[nodiscard]] Result<void> try_open();
     void attached(const Answer& answer);
     void open_later(std::chrono::milliseconds delay);
     void stop_retrying();
+    void fail_image(const std::string& why);
     void close_image();
     void image_closed();
-    void connect();
-    void disconnect();
-    void publish(xen::XenbusState state, const std::function<void(xen::Store::Update&)>& more);
-    void write_features(xen::Store::Update& update) const;
-    void write_size(xen::Store::Update& update) const;
-    void fail_image(const std::string& why);
-    void request(MessageType type, const std::function<void(Message&)>& fill, Descriptors descriptors, Reply reply);
-    void look_after(std::chrono::milliseconds delay);
-    [[nodiscard]] uint16_t max_queues() const;
-    [[nodiscard]] std::string journal_path() const;
-    [[nodiscard]] Result<UniqueFd> create_journal() const;
+
+    // device_recovery.cc
+    void adopt();
+    void finish_adoption(const Answer& answer);
+    void take_over_from_the_dead();
+    void owe_what_is_offered();
     [[nodiscard]] Result<UniqueFd> dead_workers_journal() const;
+    void end_recovery();
 
     // Lines that a guest can cause: complaints, and its own walk through the states.
     template <typename... Args>
