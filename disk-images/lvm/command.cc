@@ -11,6 +11,7 @@
 
 #include <array>
 #include <chrono>
+#include <sstream>
 
 #include "runtime/unique_fd.h"
 
@@ -19,6 +20,7 @@ namespace ringback::image::lvm {
 namespace {
 
 constexpr size_t kMostOutput = 1U << 20;
+constexpr size_t kLongestLine = 400;
 constexpr std::chrono::seconds kPatience{60};
 
 // The locale decides how numbers and messages look.
@@ -104,11 +106,16 @@ Result<CommandOutput> run_command(const std::vector<std::string>& words) {
 
 std::string explain(const CommandOutput& output, const std::vector<std::string>& words) {
     if (output.status == 127 && output.complaints.empty()) return fmt::format("{} is not installed (package lvm2)", words.front());
-    std::string line = output.complaints;
-    while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
-    line.erase(0, line.rfind('\n') == std::string::npos ? 0 : line.rfind('\n') + 1);
-    line.erase(0, line.find_first_not_of(' '));
-    if (!line.empty()) return line;
+    // Warnings are about everything there is on the host; complaints about what was asked.
+    std::string line;
+    std::istringstream complaints(output.complaints);
+    for (std::string complaint; std::getline(complaints, complaint) && line.size() < kLongestLine;) {
+        complaint.erase(0, complaint.find_first_not_of(' '));
+        while (complaint.ends_with(' ') || complaint.ends_with('.')) complaint.pop_back();
+        if (complaint.empty() || complaint.starts_with("WARNING")) continue;
+        line += (line.empty() ? "" : "; ") + complaint;
+    }
+    if (!line.empty()) return line.substr(0, kLongestLine);
     return fmt::format("{} {} ended with status {}", words.front(), words.size() > 1 ? words[1] : "", output.status);
 }
 

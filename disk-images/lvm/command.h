@@ -20,7 +20,7 @@ struct CommandOutput {
 
 // An Error only when no process could be made, or it had to be ended for its size or its time.
 [[nodiscard]] Result<CommandOutput> run_command(const std::vector<std::string>& words);
-// Its last complaint, or what its status says.
+// What it complained of, in one line, or what its status says.
 [[nodiscard]] std::string explain(const CommandOutput& output, const std::vector<std::string>& words);
 
 }  // namespace ringback::image::lvm

@@ -13,9 +13,10 @@ namespace ringback::image::lvm {
 
 namespace {
 
+// Of volumes only: with a field of a segment (segtype) lvs has a row for each segment.
 constexpr const char* kFields =
-    "vg_name,lv_name,lv_path,lv_size,lv_attr,lv_active,lv_device_open,segtype,origin,pool_lv,data_percent,lv_health_status,"
-    "lv_permissions,lv_role";
+    "vg_name,lv_name,lv_path,lv_size,lv_active,lv_device_open,lv_layout,origin,pool_lv,data_percent,lv_health_status,"
+    "lv_permissions";
 
 bool good_part(std::string_view part) {
     // lvm(8), valid names; "." and ".." and a leading hyphen are not.
@@ -36,7 +37,7 @@ Result<Name> parse_name(std::string_view text) {
 }
 
 std::vector<std::string> lookup_arguments(const Name& name) {
-    return {"lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "--binary", "-o", kFields, name.text()};
+    return {"lvs", "--all", "--reportformat", "json", "--units", "b", "--nosuffix", "--binary", "-o", kFields, name.text()};
 }
 
 Result<Volume> read_volume(const Name& name, const std::string& text) {
@@ -63,7 +64,11 @@ Result<Volume> read_volume(const Name& name, const std::string& text) {
         const std::string value = field(key);
         return !value.empty() && value != "0" && value != "-1" && value != "unknown";
     };
-    if (field("vg_name") != name.group || field("lv_name") != name.volume) return bad("is about another volume");
+    // LVM writes the names of parts of other volumes in brackets.
+    const std::string found_name = field("lv_name");
+    if (field("vg_name") != name.group || (found_name != name.volume && found_name != "[" + name.volume + "]")) {
+        return bad("is about another volume");
+    }
     Volume volume;
     volume.name = name;
     volume.path = field("lv_path");
@@ -74,10 +79,11 @@ Result<Volume> read_volume(const Name& name, const std::string& text) {
     volume.active = set("lv_active");
     volume.open = set("lv_device_open");
     const std::string permissions = field("lv_permissions");
-    volume.writable = permissions.empty() || permissions == "1" || permissions == "writeable";
-    const std::string type = field("segtype");
-    volume.thin = type == "thin";
-    volume.thin_pool = type == "thin-pool";
+    volume.writable = permissions != "0" && !permissions.starts_with("read-only");
+    // "linear", "thin,sparse", "thin,pool", ...
+    const std::string layout = field("lv_layout");
+    volume.thin_pool = layout == "thin,pool";
+    volume.thin = layout.starts_with("thin") && !volume.thin_pool;
     volume.origin = field("origin");
     volume.pool = field("pool_lv");
     if (const std::string percent = field("data_percent"); !percent.empty()) {
@@ -95,7 +101,7 @@ Result<void> check_usable(const Volume& volume) {
     }
     if (volume.path.empty()) return Error{EINVAL, fmt::format("lvm:{} is a part of another volume, no disk", name)};
     // Where it would lie if the names are what was asked for; not wherever an answer says.
-    if (volume.path != "/dev/" + name) {
+    if (volume.path != volume.name.path()) {
         return Error{EPROTO, fmt::format("look up lvm:{}: it would be at {}", name, volume.path)};
     }
     if (!volume.health.empty()) return Error{EIO, fmt::format("lvm:{} is not healthy: {}", name, volume.health)};

@@ -8,8 +8,7 @@
 // A volume is used by one at a time. Who else has it open is what LVM and the kernel tell ("open" in lvs: a file system,
 // a guest, another host's lvmlockd lease); images on it are further protected by lock.h.
 //
-// Thread: any; every call blocks until the command has ended. A daemon gives them a
-// thread of their own.
+// Thread: any; every call blocks until the command has ended. A daemon gives them a thread of their own.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +24,8 @@ struct Name {
     std::string group;
     std::string volume;
     [[nodiscard]] std::string text() const { return group + "/" + volume; }
+    // Its device, when it is active.
+    [[nodiscard]] std::string path() const { return "/dev/" + text(); }
 };
 
 // "vg/lv". Only characters that LVM allows in names; nothing that its command could take for an option.
@@ -32,7 +33,7 @@ struct Name {
 
 struct Volume {
     Name name;
-    std::string path;     // "/dev/vg/lv"
+    std::string path;     // "/dev/vg/lv"; none of a pool or a part of another volume
     uint64_t bytes = 0;
     bool active = false;
     bool open = false;

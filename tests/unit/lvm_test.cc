@@ -8,7 +8,7 @@
 #include <catch2/matchers/catch_matchers_string.hpp>
 
 #include "disk-images/lvm/command.h"
-#include "image_fixture.h"
+#include "image_loop.h"
 
 using namespace ringback;
 using namespace ringback::image;
@@ -46,6 +46,7 @@ struct Fields {
     std::string type = "linear";
     std::string health{};
     std::string size = "1073741824";
+    std::string name = "root";
 };
 
 std::string report(const Fields& f) {
@@ -53,11 +54,11 @@ std::string report(const Fields& f) {
       "report": [
           {
               "lv": [
-                  {"vg_name":"vg0", "lv_name":"root", "lv_path":")" +
-           f.path + R"(", "lv_size":")" + f.size + R"(", "lv_attr":"-wi-a-----", "lv_active":")" + f.active +
-           R"(", "lv_device_open":")" + f.open + R"(", "segtype":")" + f.type +
+                  {"vg_name":"vg0", "lv_name":")" +
+           f.name + R"(", "lv_path":")" + f.path + R"(", "lv_size":")" + f.size + R"(", "lv_active":")" + f.active +
+           R"(", "lv_device_open":")" + f.open + R"(", "lv_layout":")" + f.type +
            R"(", "origin":"", "pool_lv":"", "data_percent":"", "lv_health_status":")" + f.health +
-           R"(", "lv_permissions":"writeable", "lv_role":"public"}
+           R"(", "lv_permissions":"writeable"}
               ]
           }
       ]
@@ -86,14 +87,14 @@ TEST_CASE("lvm: an active volume is used as it is") {
     CHECK(volume.path == "/dev/vg0/root");
     CHECK(volume.bytes == 1U << 30);
     CHECK(volume.writable);
-    CHECK_THAT(fake.calls(), ContainsSubstring("lvs|--reportformat|json|") && ContainsSubstring("|vg0/root|"));
+    CHECK_THAT(fake.calls(), ContainsSubstring("lvs|--all|--reportformat|json|") && ContainsSubstring("|vg0/root|"));
     CHECK(fake.calls().find("lvchange") == std::string::npos);
 }
 
 TEST_CASE("lvm: an inactive one is activated, snapshots of thin volumes too") {
     FakeLvm fake;
-    fake.put("answer", report({.active = "0", .type = "thin"}));
-    fake.put("next", report({.active = "1", .type = "thin"}));
+    fake.put("answer", report({.active = "0", .type = "thin,sparse"}));
+    fake.put("next", report({.active = "1", .type = "thin,sparse"}));
     CHECK(fake.lvm().activate(kName, true).value().thin);
     CHECK_THAT(fake.calls(), ContainsSubstring("lvchange|--activate|y|--ignoreactivationskip|vg0/root|"));
     fake.put("answer", report({.active = "0"}));
@@ -108,8 +109,9 @@ TEST_CASE("lvm: what is in use, no disk or not healthy is refused") {
     };
     const std::vector<Case> cases = {
         {{.open = "1"}, "in use"},
-        {{.path = "", .type = "thin-pool"}, "thin pool"},
+        {{.path = "", .type = "thin,pool"}, "thin pool"},
         {{.path = ""}, "part of another"},
+        {{.path = "", .name = "[root]"}, "part of another"},
         {{.path = "/etc/passwd"}, "it would be at /etc/passwd"},
         {{.health = "partial"}, "not healthy: partial"},
     };
@@ -125,8 +127,14 @@ TEST_CASE("lvm: what is in use, no disk or not healthy is refused") {
 TEST_CASE("lvm: complaints of the command become the error's text; a missing command says what to install") {
     FakeLvm fake;
     fake.put("complaint", "  WARNING: something\n  Failed to find logical volume \"vg0/root\"\n");
-    CHECK_THAT(fake.lvm().lookup(kName).error().message,
-               ContainsSubstring("look up lvm:vg0/root: Failed to find logical volume \"vg0/root\""));
+    CHECK(fake.lvm().lookup(kName).error().message == "look up lvm:vg0/root: Failed to find logical volume \"vg0/root\"");
+    fake.put("complaint", "  Volume group \"vg0\" not found\n  WARNING: something\n\n  Cannot process volume group vg0.\n");
+    CHECK(fake.lvm().lookup(kName).error().message ==
+          "look up lvm:vg0/root: Volume group \"vg0\" not found; Cannot process volume group vg0");
+    fake.put("complaint", "  WARNING: something\n");
+    CHECK(fake.lvm().lookup(kName).error().message.ends_with("lvm lvs ended with status 5"));
+    fake.put("complaint", std::string(100000, 'x'));
+    CHECK(fake.lvm().lookup(kName).error().message.size() < 500);
     const lvm::Lvm none(fake.dir.path() + "/nothing");
     CHECK_THAT(none.lookup(kName).error().message, ContainsSubstring("not installed"));
 }
@@ -152,13 +160,48 @@ TEST_CASE("lvm: growing asks for bytes, and never shrinks") {
     CHECK_THAT(fake.lvm().extend(kName, 512).error().message, ContainsSubstring("only grows"));
 }
 
+// LVM keeps its metadata without a device mapper too; nothing can be activated then.
+TEST_CASE("lvm: what LVM itself answers, of a volume in two pieces too") {
+    TempDir dir;
+    const UniqueFd backing(::open(dir.file("pv", 64U << 20).c_str(), O_RDWR | O_CLOEXEC));
+    const LoopDevice loop(backing.get(), 512);
+    if (!loop.ok()) SKIP("no loop device can be set up here (needs root and /dev/loop-control)");
+    if (std::system("PATH=/usr/sbin:/sbin lvm version >/dev/null 2>&1") != 0) SKIP("no lvm here");
+    const std::string program = dir.path() + "/without-driver";
+    std::ofstream(dir.path() + "/lvm.conf") << "devices { use_devicesfile = 0\n filter = [ \"a|^" << loop.path()
+                                            << "$|\", \"r|.*|\" ] }\nglobal { locking_dir = \"" << dir.path()
+                                            << "\"\n use_lvmpolld = 0 }\nbackup { backup = 0\n archive = 0 }\n";
+    std::ofstream(program) << "#!/bin/sh\nexport LVM_SYSTEM_DIR=" << dir.path()
+                           << "\ncommand=$1\nshift\nexec lvm \"$command\" --driverloaded n \"$@\"\n";
+    REQUIRE(chmod(program.c_str(), 0755) == 0);
+    const auto run = [&](std::vector<std::string> words) {
+        words.insert(words.begin(), program);
+        const auto done = lvm::run_command(words).value();
+        INFO(words[1] << ": " << done.complaints);
+        REQUIRE(done.status == 0);
+    };
+    const std::string group = "ringback" + std::to_string(getpid());
+    run({"pvcreate", loop.path()});
+    run({"vgcreate", group, loop.path()});
+    for (const char* name : {"two", "other"}) run({"lvcreate", "-an", "-Zn", "-Wn", "-y", "-L", "8m", "-n", name, group});
+    run({"lvextend", "-L", "16m", group + "/two"});
+    const lvm::Lvm real(program);
+    const lvm::Volume volume = real.lookup({group, "two"}).value();
+    CHECK(volume.bytes == 16U << 20);
+    CHECK(volume.path == "/dev/" + group + "/two");
+    CHECK((volume.writable && !volume.thin && !volume.thin_pool && !volume.open));
+    CHECK(lvm::check_usable(volume).ok());
+    CHECK_THAT(real.lookup({group, "none"}).error().message, ContainsSubstring("Failed to find logical volume"));
+    CHECK_THAT(real.lookup({"no" + group, "none"}).error().message, ContainsSubstring("not found; Cannot process volume group"));
+}
+
 TEST_CASE("lvm: snapshots of thick volumes need a size, of thin ones none") {
     FakeLvm fake;
     fake.put("answer", report({}));
     CHECK_THAT(fake.lvm().snapshot(kName, "snap", 0).error().message, ContainsSubstring("needs a size"));
     REQUIRE(fake.lvm().snapshot(kName, "snap", 1 << 20).ok());
     CHECK_THAT(fake.calls(), ContainsSubstring("lvcreate|--snapshot|--name|snap|--size|1048576b|vg0/root|"));
-    fake.put("answer", report({.type = "thin"}));
+    fake.put("answer", report({.type = "thin,sparse"}));
     REQUIRE(fake.lvm().snapshot(kName, "snap2", 0).ok());
     CHECK_THAT(fake.calls(), ContainsSubstring("lvcreate|--snapshot|--name|snap2|vg0/root|"));
     CHECK(fake.lvm().snapshot(kName, "-bad", 0).error().code == EINVAL);
