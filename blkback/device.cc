@@ -98,7 +98,10 @@ bool Device::gather() {
     }
     if (view_.backend != XenbusState::closing) closing_since_.reset();
     else if (!closing_since_) closing_since_ = Clock::now();
-    if (image_ != ImagePhase::opening) opening_since_.reset();
+    if (image_ != ImagePhase::opening) {
+        opening_since_.reset();
+        busy_since_.reset();
+    }
     view_.open_overdue = opening_since_ && Clock::now() >= *opening_since_ + kOpenPatience;
     view_.close_overdue = closing_since_ && Clock::now() >= *closing_since_ + kClosePatience;
     view_.broken = broken_;

@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -24,10 +25,11 @@
 #include "blkback/handshake.h"
 #include "blkback/policy.h"
 #include "blkback/recoveries.h"
-#include "runtime/event_loop.h"
+#include "blkback/volume_lookup.h"
 #include "blkback/worker_process.h"
 #include "hypervisor/store.h"
 #include "hypervisor/xenbus.h"
+#include "runtime/event_loop.h"
 #include "runtime/log.h"
 
 namespace ringback::blk {
@@ -116,9 +118,12 @@ class Device {
     void open_image();
     [[nodiscard]] Result<Target> find_target() const;
     [[nodiscard]] Result<void> try_open();
+    [[nodiscard]] Result<void> look_up(const Target& target);
+    [[nodiscard]] Result<void> open_file(const Target& target);
     void attached(const Answer& answer);
     void open_later(std::chrono::milliseconds delay);
     void stop_retrying();
+    void not_opened(const Error& error);
     void fail_image(const std::string& why);
     void close_image();
     void image_closed();
@@ -179,9 +184,13 @@ class Device {
     std::string why_buffered_;
     std::string error_;  // why the image is not open, or why the connection ended
     std::optional<Clock::time_point> opening_since_;
+    std::optional<Clock::time_point> busy_since_;  // somebody else has the image that is being opened
     std::optional<Clock::time_point> closing_since_;
     std::optional<EventLoop::Timer> timer_;
-    std::optional<EventLoop::Timer> lock_retry_;  // the image is opening, and nothing is asked of the worker
+    // With either of them the image is opening, and nothing of it is asked of the worker. A lookup that nobody waits for any
+    // more stays until its end, and the next one waits for that.
+    std::optional<EventLoop::Timer> lock_retry_;
+    std::unique_ptr<VolumeLookup> lookup_;
     std::optional<EventLoop::Timer> connect_retry_;
     bool successor_ = false;  // the image is a dead worker's: with its journal
     bool owed_ = false;       // its rings were connected: go on with them, not anew

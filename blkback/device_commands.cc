@@ -20,7 +20,7 @@ void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) 
             return done(Error{EOPNOTSUPP, fmt::format("{} is {}: such an image is grown while no guest has it, with vdisk "
                                                       "resize", target_, format_)});
         }
-        const auto file = open_target(target_, around_.rules, {true, direct_io_safe_, nullptr});
+        const auto file = open_target(target_, around_.rules, {true, direct_io_safe_, nullptr, false});
         if (!file) return done(file.error());
         if (file.value().block_device) {
             return done(Error{EINVAL, fmt::format("{} is a block device: grow it with its own tool (lvextend, ...), then "

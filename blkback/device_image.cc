@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A device's image: what its target is, opened, handed to the worker with its journal, and closed again.
+// A device's image: what its target is, looked up and opened, handed to the worker with its journal, and closed again.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -41,7 +41,7 @@ void Device::open_image() {
         return open_later(kLockPause);
     }
     read_description();
-    if (const auto opened = try_open(); !opened) fail_image(opened.error().message);
+    if (const auto opened = try_open(); !opened) not_opened(opened.error());
 }
 
 Result<Target> Device::find_target() const {
@@ -55,7 +55,29 @@ Result<void> Device::try_open() {
     const Target target = TRY(find_target());
     target_ = target.path;
     format_ = target.format;
-    OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_, nullptr}));
+    // A dead worker's volume is active, and LVM would say that it is open: its successor goes by the locks alone.
+    return target.volume && !successor_ ? look_up(target) : open_file(target);
+}
+
+Result<void> Device::look_up(const Target& target) {
+    image_ = ImagePhase::opening;
+    if (!opening_since_) opening_since_ = Clock::now();
+    if (lookup_) {
+        open_later(kLockPause);
+        return {};
+    }
+    lookup_ = TRY(VolumeLookup::start(around_.loop, *target.volume, writable_, [this, target](const Result<void>& found) {
+        lookup_.reset();
+        around_.look_again(id_);
+        if (image_ != ImagePhase::opening || lock_retry_) return;  // it was closed meanwhile
+        const auto opened = found ? open_file(target) : found;
+        if (!opened) not_opened(opened.error());
+    }));
+    return {};
+}
+
+Result<void> Device::open_file(const Target& target) {
+    OpenedFile file = TRY(open_target(target.path, around_.rules, {writable_, direct_io_safe_, nullptr, !successor_}));
     why_buffered_ = file.why_buffered;
     direct_ = file.direct;
     if (!direct_ && !opening_since_ && !successor_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
@@ -81,7 +103,7 @@ Result<OpenedFile> Device::open_named(const std::string& name, bool writable) {
     if (!name.starts_with('/')) return Error{EPERM, fmt::format("open {}: no absolute path", name)};
     if (writable && !writable_) return Error{EPERM, fmt::format("open {} for writing: the disk is read-only", name)};
     const PathRules within = TRY(named_file_rules(target_, around_.config.image_roots));
-    return open_target(name, around_.rules, {writable, direct_io_safe_, &within});
+    return open_target(name, around_.rules, {writable, direct_io_safe_, &within, !successor_});
 }
 
 void Device::attached(const Answer& answer) {
@@ -96,8 +118,7 @@ void Device::attached(const Answer& answer) {
         if (unwanted) return image_closed();
         if (successor_ && answer.error == ECONNRESET) return;  // worker_lost() comes next
         if (successor_ && answer.error == EBUSY) return open_later(++fence_tries_ < kQuickFenceTries ? kFencePause : kLockPause);
-        const bool locked = answer.error == EBUSY && opening_since_ && Clock::now() < *opening_since_ + kLockPatience;
-        return locked ? open_later(kLockPause) : fail_image(answer.message.str());
+        return not_opened({answer.error, answer.message.str()});
     }
     geometry_ = answer.geometry;
     image_ = ImagePhase::open;
@@ -107,7 +128,16 @@ void Device::attached(const Answer& answer) {
     if (!owed_) end_recovery();
 }
 
-// Somebody has the image locked. The waiting is done here and not in the worker, which serves other disks.
+// Whoever has the image may be about to let go. The waiting is done here and not in the worker, which serves other disks.
+void Device::not_opened(const Error& error) {
+    if (error.code != EBUSY) return fail_image(error.message);
+    image_ = ImagePhase::opening;
+    if (!opening_since_) opening_since_ = Clock::now();
+    if (!busy_since_) busy_since_ = Clock::now();
+    if (Clock::now() >= *busy_since_ + kLockPatience) return fail_image(error.message);
+    open_later(kLockPause);
+}
+
 void Device::open_later(milliseconds delay) {
     lock_retry_ = around_.loop.after(delay, [this] {
         lock_retry_.reset();
@@ -134,7 +164,7 @@ void Device::fail_image(const std::string& why) {
 void Device::close_image() {
     const bool opening = image_ == ImagePhase::opening;
     image_ = ImagePhase::closing;
-    if (lock_retry_) {  // the worker has nothing of it
+    if (lock_retry_ || lookup_) {  // the worker has nothing of it
         stop_retrying();
         return image_closed();
     }

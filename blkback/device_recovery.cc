@@ -92,7 +92,7 @@ void Device::worker_lost(const std::string& why) {
     connect_retry_.reset();
     const bool connected = ring_ == RingPhase::connected;
     ring_ = RingPhase::none;
-    const bool first_opening = image_ == ImagePhase::opening && !successor_ && !lock_retry_;
+    const bool first_opening = image_ == ImagePhase::opening && !successor_ && !lock_retry_ && !lookup_;
     const bool had_image = image_ == ImagePhase::open || (image_ == ImagePhase::opening && successor_);
     around_.look_again(id_);
     if (first_opening || (had_image && broken_)) {

@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <array>
 #include <climits>
-#include <optional>
 
 #include "hypervisor/store.h"
 
@@ -99,6 +98,13 @@ Result<uint64_t> size_of(const UniqueFd& fd, const std::string& path, const stru
     return bytes;
 }
 
+// Shared by all who open it so: the kernel's own users of a device, and nobody else, are in the way.
+Result<void> check_host_use(const UniqueFd& found, const std::string& path) {
+    const UniqueFd probe(::open(link_of(found).c_str(), O_RDONLY | O_EXCL | O_CLOEXEC | O_NONBLOCK));
+    if (probe || errno != EBUSY) return {};
+    return Error{EBUSY, fmt::format("open {}: this host itself uses it (mounted, swap, or a part of another device)", path)};
+}
+
 // The system would read it up to the NUL: another file than the one that is named.
 Result<void> check_path(std::string_view path) {
     if (path.size() < PATH_MAX && path.find('\0') == std::string_view::npos) return {};
@@ -122,9 +128,13 @@ Result<Target> parse_target(std::string_view kind, std::string_view params) {
                                          "image", text)};
     }
     const std::string_view format = text.substr(0, colon);
+    if (format == "lvm") {
+        image::lvm::Name name = TRY(image::lvm::parse_name(text.substr(colon + 1)));
+        return Target{"raw", name.path(), std::move(name)};
+    }
     if (format != "qcow2" && format != "vhd") {
         return Error{ENOTSUP, fmt::format("the disk's target \"{}\" has an unknown scheme \"{}\"; supported: /path (raw), "
-                                          "qcow2:/path, vhd:/path", text, format)};
+                                          "qcow2:/path, vhd:/path, lvm:group/volume", text, format)};
     }
     const std::string_view path = text.substr(colon + 1);
     if (!path.starts_with('/') || path.size() >= PATH_MAX || path.find('\0') != std::string_view::npos) {
@@ -185,6 +195,7 @@ Result<OpenedFile> open_target(const std::string& path, const PathRules& rules, 
     OpenedFile file;
     file.block_device = S_ISBLK(info.st_mode);
     struct statfs fs{};
+    if (file.block_device && request.refuse_host_use) TRY(check_host_use(found, path));
     const bool remote = !file.block_device && ::fstatfs(found.get(), &fs) == 0 && is_network(fs.f_type);
     const int access = (request.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY;
     if (remote && !request.direct_io_safe) {

@@ -4,11 +4,16 @@
 //
 // A target that begins with '/' is a raw image at that path: never probed for a format, because a guest that can
 // write its own disk could otherwise write a header naming any file of the host. Other formats come by prefix only,
-// "FORMAT:PATH"; the first colon ends the prefix, so that a path may hold colons, commas and blanks.
+// "FORMAT:PATH"; the first colon ends the prefix, so that a path may hold colons, commas and blanks. "lvm:GROUP/VOLUME"
+// is raw too: the block device on which LVM has the volume of that name, once it is active.
 //
 // Opening: the path is looked up once, with O_PATH (which has no side effect on a FIFO, a tape or a socket) and without
 // magic links; what was found is judged by its type and by its real path, after all symbolic links; then that very
 // inode is opened. Nothing is decided on a name that could mean another file a moment later.
+//
+// A block device that this host itself uses (mounted, swap, a part of another device) is no guest's disk: two kernels would
+// write one file system. O_EXCL, which only such users hold, tells; disks that are open without it are told apart by
+// their locks (disk-images/lock.h).
 //
 // O_DIRECT is the rule, because a page cache on the host doubles the guest's own and makes its flushes long. Where the
 // file system refuses it, buffered I/O is the fallback. On a network file system it is used only with
@@ -17,10 +22,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "disk-images/lvm/lvm.h"
 #include "runtime/result.h"
 #include "runtime/unique_fd.h"
 
@@ -29,6 +36,7 @@ namespace ringback::blk {
 struct Target {
     std::string format;  // "raw", "qcow2", "vhd"
     std::string path;    // absolute
+    std::optional<image::lvm::Name> volume = {};  // is at `path` when it is active
 };
 
 // A target as it stands in the store's `params`; `kind` is the device's: a vbd3 target comes with libxl's own prefix.
@@ -48,6 +56,7 @@ struct OpenRequest {
     bool writable = false;
     bool direct_io_safe = false;
     const PathRules* within = nullptr;  // holds as well, if given
+    bool refuse_host_use = false;       // EBUSY for a block device that the host itself uses
 };
 
 struct OpenedFile {

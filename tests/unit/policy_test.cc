@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "image_loop.h"
+
 using namespace ringback;
 using Catch::Matchers::ContainsSubstring;
 
@@ -89,6 +91,35 @@ TEST_CASE("a file that an image names is below the image's own directory, or whe
     CHECK_FALSE(opens("/etc/passwd", {}));
     CHECK(opens(other, {folder.path + "/bases"}));
     CHECK_FALSE(opens(base, {folder.path + "/bases"}));
+}
+
+TEST_CASE("an LVM volume is a raw disk where LVM puts it, and nothing else has such a name") {
+    const auto volume = blk::parse_target("vbd3", "aio:lvm:vg.0/root-1").value();
+    CHECK(volume.format == "raw");
+    CHECK(volume.path == "/dev/vg.0/root-1");
+    CHECK(volume.volume->text() == "vg.0/root-1");
+    CHECK_FALSE(blk::parse_target("vbd", "/dev/vg0/root").value().volume);
+    const std::string bad = GENERATE("lvm:", "lvm:vg0", "lvm:/dev/vg0/root", "lvm:vg0/../sda", "lvm:-f/root", "lvm:vg0/a b",
+                                     "lvm:vg0/a/b");
+    CHECK(blk::parse_target("vbd", bad).error().code == EINVAL);
+}
+
+TEST_CASE("a block device that the host itself uses is refused to a new disk") {
+    const Folder folder;
+    const UniqueFd backing(::open(folder.file("backing", 1U << 20).c_str(), O_RDWR | O_CLOEXEC));
+    const image::test::LoopDevice loop(backing.get(), 512);
+    if (!loop.ok()) SKIP("no loop device can be set up here (needs root and /dev/loop-control)");
+    blk::OpenRequest request;
+    request.writable = GENERATE(false, true);
+    request.refuse_host_use = true;
+    CHECK(blk::open_target(loop.path(), kAnywhere, request).ok());
+    const UniqueFd host(::open(loop.path().c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));  // as a mount holds it
+    REQUIRE(host);
+    const Error error = refused(loop.path(), request);
+    CHECK(error.code == EBUSY);
+    CHECK_THAT(error.message, ContainsSubstring("this host itself uses it"));
+    request.refuse_host_use = false;
+    CHECK(blk::open_target(loop.path(), kAnywhere, request).ok());
 }
 
 TEST_CASE("other targets are refused by name, with what is supported") {
