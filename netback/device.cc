@@ -118,6 +118,7 @@ bool Device::look() {
     for (int step = 0; step < kMaxSteps; ++step) {
         if (!gather()) return false;
         if (refused_ && view_.present) return false;
+        if (adopting_) return false;  // its worker comes with its port, or is known not to come
         follow_wishes();
         const Action action = next_action(view_);
         if (action == Action::forget) return pending_ == 0;
