@@ -38,6 +38,8 @@ assert_match "$output" "is in use on xenbr0 by guest one \($uuid\)" 'what xl say
 domain_gone thief || fail 'the refused guest is there'
 assert_fails xl network-attach one bridge=xenbr0 mac="$mac"
 assert_match "$output" "is in use on xenbr0 by guest one" 'what xl says'
+# libxl leaves a vif whose script has failed to be taken away by hand.
+xl network-detach one 1
 guest_run one 'ping -c 2 -W 5 10.9.0.1'
 
 # In the pool's ranges, and nobody's.
@@ -47,18 +49,14 @@ wait_until 10 'the report' vif_says 'has MAC 00:16:3e:ff:00:01, which the pool h
 ringback status | tee status
 grep -q 'MAC pool: guest one .* which the pool holds for nobody' status || fail 'ringback status does not say it'
 journalctl -u netbackd --no-pager | grep -q 'MAC pool: guest one' || fail 'the journal does not have it'
-xl network-detach one 1
 
 # A pool that has gone.
 mv pool.db away.db
 systemctl restart netbackd
 wait_until 10 'no answer' vif_says 'no answer yet'
 xl network-attach one bridge=xenbr0 mac=00:16:3e:ff:00:02
-wait_until 10 'eth1 in the guest' guest_run one 'test -e /sys/class/net/eth1'
+wait_until 10 'eth2 in the guest' guest_run one 'test -e /sys/class/net/eth2'
 mv away.db pool.db
 wait_until 30 'the answer that came later' vif_says 'has MAC 00:16:3e:ff:00:02, which the pool holds for nobody'
-xl network-list one
-guest_run one 'ip address; ip route; ip neighbour; ip -s link'
-ip -s link; bridge fdb show br xenbr0; ip neighbour
 guest_run one 'ping -c 2 -W 5 10.9.0.1'
 guest_shutdown one
