@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace ringback::image {
 
 SyncIo::SyncIo(int fd, std::string name) : fd_(fd), name_(std::move(name)), flags_(fcntl(fd, F_GETFL)) {
@@ -50,6 +52,21 @@ Result<void> SyncIo::write(uint64_t offset, std::span<const std::byte> from) con
         from = from.subspan(static_cast<size_t>(done));
     }
     return {};
+}
+
+uint64_t SyncIo::data_bytes(uint64_t begin, uint64_t end) const {
+    uint64_t bytes = 0;
+    for (uint64_t at = begin; at < end;) {
+        const off_t data = lseek(fd_, static_cast<off_t>(at), SEEK_DATA);
+        if (data < 0 && errno == ENXIO) break;
+        if (data < 0) return end - begin;
+        const off_t hole = lseek(fd_, data, SEEK_HOLE);
+        if (hole < 0) return end - begin;
+        const uint64_t first = std::min(static_cast<uint64_t>(data), end);
+        at = std::min(static_cast<uint64_t>(hole), end);
+        bytes += at - first;
+    }
+    return bytes;
 }
 
 Result<void> SyncIo::truncate(uint64_t bytes) const {

@@ -28,6 +28,8 @@ class SyncIo {
 
     [[nodiscard]] const std::string& name() const { return name_; }
     [[nodiscard]] Result<uint64_t> size() const;  // of a file or a block device
+    // Of that range, what is no hole; all of it where holes cannot be told.
+    [[nodiscard]] uint64_t data_bytes(uint64_t begin, uint64_t end) const;
     // EIO with the place when the file ends before the range does.
     [[nodiscard]] Result<void> read(uint64_t offset, std::span<std::byte> to) const;
     [[nodiscard]] Result<void> write(uint64_t offset, std::span<const std::byte> from) const;

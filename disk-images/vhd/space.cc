@@ -52,7 +52,7 @@ Result<void> Space::prepare(const SyncIo& sync, const Layout& layout, const Tabl
     }
     footer_at_ = (layout.file_bytes - kFooterBytes) / 512 * 512;
     used_end_ = run_end_ = table.end();
-    const bool reusable = keeps_nothing_of_its_own(layout.footer);
+    reusable_ = keeps_nothing_of_its_own(layout.footer);
     bool punched = false;
     if (!layout.footer_at_end) {
         // The file's last sector may be a block's.
@@ -62,7 +62,7 @@ Result<void> Space::prepare(const SyncIo& sync, const Layout& layout, const Tabl
         TRY(file_.refresh_size());
         moved_ = true;
     }
-    if (!reusable) {
+    if (!reusable_) {
         used_end_ = run_end_ = footer_at_;
     } else if (footer_at_ > used_end_ + kAlign) {
         // Of a program that was killed, or gave up.
@@ -71,7 +71,7 @@ Result<void> Space::prepare(const SyncIo& sync, const Layout& layout, const Tabl
         run_end_ = footer_at_;
         moved_ = punched = done;
     }
-    if (reusable) {
+    if (reusable_) {
         for (const Table::Range& gap : table.gaps()) {
             if (slot_at(gap.begin) + slot_bytes() > gap.end || !punch(fd_, gap.begin, gap.end)) continue;
             punched = true;
@@ -158,6 +158,18 @@ void Space::sync_ends(bool good) {
 }
 
 Result<void> Space::settle(const std::string& name) {
+    // A discarded block's slot is nobody's once the table says so on disk.
+    if (!discarded_.empty() || !syncing_.empty()) {
+        TRY(SyncIo(fd_, name).sync());
+        sync_begins();
+        sync_ends(true);
+    }
+    std::sort(free_.begin(), free_.end());
+    while (reusable_ && !free_.empty() && uint64_t{free_.back()} * 512 + slot_bytes() + kAlign > used_end_) {
+        used_end_ = uint64_t{free_.back()} * 512;
+        free_.pop_back();
+        moved_ = true;
+    }
     if (!moved_) return {};
     moved_ = false;
     const uint64_t at = round_up(used_end_ + kFooterBytes, kAlign) - kFooterBytes;

@@ -7,7 +7,7 @@
 // power cut may not leave. With each run the footer moves to the file's new end. What is in a slot when it is taken reads
 // as zeros: the file's new end does, what a program that was killed left behind is punched out before it is used again,
 // and so are slots of discarded blocks. These are used again only after a sync, as the table on disk may have two blocks
-// in one slot otherwise. Closing gives back what of the last run was not needed.
+// in one slot otherwise. Closing gives back what at the file's end no block uses; slots between blocks stay, as holes.
 //
 // Thread: the owner of the image.
 #pragma once
@@ -71,6 +71,7 @@ class Space {
     uint64_t next_run_end_ = 0;
     uint32_t run_slots_ = 1;
     bool growing_ = false;
+    bool reusable_ = false;    // what no block uses is nobody's
     bool moved_ = false;       // the file's end is not as it was found
     uint32_t writes_ = 0;
     int32_t result_ = 0;

@@ -245,6 +245,29 @@ TEST_CASE("vhd: the same disk whose last footer was lost") {
     }
 }
 
+TEST_CASE("vhd: after a clean close nothing is leaked of what was discarded: holes between blocks, and no end that is none's") {
+    TempDir dir;
+    const std::string path = dir.path() + "/disk.vhd";
+    make_vhd(path, {.bytes = 256 * kMiB});
+    std::vector<std::byte> content;
+    {
+        VhdDisk disk(path);
+        for (uint64_t i = 0; i < 20; ++i) write_pattern(disk, i * 2 * kMiB, 65536, i);
+        CHECK(disk.discard(10 * kMiB, 10 * kMiB) == 0);
+        CHECK(disk.flush() == 0);
+        CHECK(disk.discard(30 * kMiB, 10 * kMiB) == 0);  // not synced
+        content = disk.content();
+    }
+    const vhd::CheckReport report = check_vhd(path);
+    CHECK(report.errors.empty());
+    CHECK(report.leaked_bytes == 0);
+    CHECK(report.used_blocks == 10);
+    CHECK(std::filesystem::file_size(path) < 31 * kMiB);
+    check_with_qemu(dir, path, content);
+    VhdDisk again(path);
+    CHECK(again.content() == content);
+}
+
 TEST_CASE("vhd: a discarded block leaves the file; its place is used again after a flush, not before") {
     TempDir dir;
     const std::string path = dir.path() + "/disk.vhd";
