@@ -17,6 +17,7 @@ lvcreate -q -y -L 256M -T bedvg/pool
 lvcreate -q -y -V 512M -T bedvg/pool -n thin
 # Nothing is active, and the kernel has forgotten how thin volumes are done.
 vgchange -q -a n bedvg
+udevadm settle
 modprobe -r dm-thin-pool
 lvcreate -q -y -L 32M -n mounted bedvg
 mkfs.ext4 -q /dev/bedvg/mounted
