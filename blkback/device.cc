@@ -68,6 +68,15 @@ void Device::read_description() {
     if ((info_ & kInfoCdrom) != 0) writable_ = discard_wanted_ = false;
 }
 
+// A frontend that resumes goes through Initialised; one that finds us Connected may have left it again before we look.
+bool Device::has_new_rings() const {
+    const bool initialised = view_.frontend == XenbusState::initialised;
+    if (ring_ != RingPhase::connected || (!initialised && view_.frontend != XenbusState::connected)) return false;
+    const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+    if (!offer) return initialised;
+    return (initialised && frontend_moved_on_) || !same_rings(offer.value(), connected_);
+}
+
 bool Device::gather() {
     const XenbusState frontend_before = view_.frontend;
     const XenbusState backend_before = view_.backend;
@@ -89,13 +98,8 @@ bool Device::gather() {
         broken_ = false;
         if (image_ == ImagePhase::failed) image_ = ImagePhase::closed;
     }
-    view_.renewed = false;
-    if (ring_ == RingPhase::connected && view_.frontend == XenbusState::initialised) {
-        const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
-        view_.renewed = frontend_moved_on_ || !offer || !same_rings(offer.value(), connected_);
-    } else if (ring_ == RingPhase::connected) {
-        frontend_moved_on_ = true;
-    }
+    view_.renewed = has_new_rings();
+    if (ring_ == RingPhase::connected && view_.frontend != XenbusState::initialised) frontend_moved_on_ = true;
     if (view_.backend != XenbusState::closing) closing_since_.reset();
     else if (!closing_since_) closing_since_ = Clock::now();
     if (image_ != ImagePhase::opening) {

@@ -100,6 +100,7 @@ class Device {
     void read_description();
     // False: the store does not answer.
     [[nodiscard]] bool gather();
+    [[nodiscard]] bool has_new_rings() const;
     void act(Action action);
     [[nodiscard]] Result<Connect> wanted_rings() const;
     void send_connect();
