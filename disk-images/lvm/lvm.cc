@@ -26,6 +26,19 @@ bool good_part(std::string_view part) {
     });
 }
 
+// A report in JSON may hold what went wrong, line by line, and then stderr does not.
+std::string logged_errors(const std::string& text) {
+    std::string lines;
+    const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+    if (!json.is_object() || !json.contains("log") || !json["log"].is_array()) return lines;
+    for (const nlohmann::json& entry : json["log"]) {
+        const auto is_text = [&](const char* key) { return entry.is_object() && entry.contains(key) && entry[key].is_string(); };
+        if (!is_text("log_type") || entry["log_type"] != "error" || !is_text("log_message")) continue;
+        lines += "\n" + entry["log_message"].get<std::string>();
+    }
+    return lines;
+}
+
 }  // namespace
 
 Result<Name> parse_name(std::string_view text) {
@@ -115,8 +128,9 @@ Lvm::Lvm(std::string program) : program_(std::move(program)) {
 Result<std::string> Lvm::run(const std::string& doing, const std::vector<std::string>& arguments) const {
     std::vector<std::string> words{program_};
     words.insert(words.end(), arguments.begin(), arguments.end());
-    const CommandOutput output = TRY(run_command(words));
+    CommandOutput output = TRY(run_command(words));
     if (output.status == 0) return output.text;
+    output.complaints += logged_errors(output.text);
     return Error{output.status == 127 ? ENOENT : EIO, fmt::format("{}: {}", doing, explain(output, words))};
 }
 

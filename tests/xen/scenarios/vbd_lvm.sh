@@ -5,7 +5,7 @@
 # What cannot be a guest's disk is refused.
 . /bed/product.sh
 # Whatever watches thin pools (dmeventd) is started by LVM and stays.
-at_exit systemctl stop dm-event.service
+at_exit systemctl stop dm-event.socket dm-event.service
 truncate -s 1G pv.img
 loop=$(losetup --find --show pv.img)
 at_exit losetup -d "$loop"
