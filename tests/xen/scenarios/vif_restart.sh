@@ -14,6 +14,7 @@ guest_run run 'iperf3 -c 10.9.0.1 -t 60 -i 1 >/tmp/stream 2>&1 </dev/null &'
 worker() { systemctl show -p MainPID --value netback-worker; }
 supervisor() { systemctl show -p MainPID --value netbackd; }
 new_worker() { [ "$(worker)" != "$1" ] && [ "$(worker)" != 0 ]; }
+serves() { ringback status --json | jq -e '[.[].vifs[].ring] == ["connected"]' >/dev/null; }
 nap 5
 for what in worker supervisor both worker both; do
   old=$(worker)
@@ -23,7 +24,8 @@ for what in worker supervisor both worker both; do
     both) kill -KILL "$(supervisor)" "$old" ;;
   esac
   [ "$what" = supervisor ] || wait_until 15 'a new worker' new_worker "$old"
-  assert_eq "$(cat "$port/ifindex")" "$index" "the port after the death of $what"
+  [ "$what" = worker ] || wait_until 15 'a supervisor that knows the vif' serves
+  assert_eq "$(cat "$port/ifindex") $(cat "$port/carrier")" "$index 1" "the port and its carrier after the death of $what"
   wait_until 15 'the guest to be reached again' ping -c 1 -W 1 10.9.0.2
   nap 5
 done
