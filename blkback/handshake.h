@@ -11,7 +11,8 @@
 //     script has written hotplug-status=connected; the frontend may be as far as Initialised by then.
 //   - A frontend is answered at each of its steps, whatever state we are in, and no step is skipped: the Windows
 //     close walk and a kexec'ed kernel wait for each one.
-//   - A frontend that is Initialised again while we are Connected has new rings (resume): reconnect, stay Connected.
+//   - A frontend that is Initialised again while we are Connected has new rings (resume): reconnect, stay Connected. Finding
+//     us Connected, it may be Connected again itself before we look; then other rings than ours tell.
 //   - Closed means that nothing is held: rings unmapped, image closed, locks dropped. So does a vanished directory.
 //   - online=0 with Closing is the toolstack taking the device away. A frontend that is up gets a bounded time.
 //   - A worker's death changes no state: its rings are taken over as soon as the image is open again.
