@@ -52,6 +52,7 @@ Result<void> Space::prepare(const SyncIo& sync, const Layout& layout, const Tabl
     }
     footer_at_ = (layout.file_bytes - kFooterBytes) / 512 * 512;
     used_end_ = run_end_ = table.end();
+    metadata_end_ = table.metadata_end();
     reusable_ = keeps_nothing_of_its_own(layout.footer);
     bool punched = false;
     if (!layout.footer_at_end) {
@@ -165,7 +166,8 @@ Result<void> Space::settle(const std::string& name) {
         sync_ends(true);
     }
     std::sort(free_.begin(), free_.end());
-    while (reusable_ && !free_.empty() && uint64_t{free_.back()} * 512 + slot_bytes() + kAlign > used_end_) {
+    while (reusable_ && !free_.empty() && uint64_t{free_.back()} * 512 >= metadata_end_ &&
+           uint64_t{free_.back()} * 512 + slot_bytes() + kAlign > used_end_) {
         used_end_ = uint64_t{free_.back()} * 512;
         free_.pop_back();
         moved_ = true;

@@ -66,6 +66,7 @@ class Space {
     std::vector<uint32_t> syncing_;    // before
     uint64_t used_end_ = 0;    // bytes: the end of what has been taken of the file's end
     uint64_t run_end_ = 0;     // bytes: the end of what may be taken there
+    uint64_t metadata_end_ = 0;  // nothing before it is given back
     uint64_t footer_at_ = 0;
     uint64_t next_footer_at_ = 0;
     uint64_t next_run_end_ = 0;

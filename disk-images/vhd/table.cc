@@ -119,6 +119,7 @@ Result<void> Table::check(const SyncIo& file, const Layout& layout) {
         }
         used.push_back({locator.offset, rounded(locator.offset + locator.length)});
     }
+    for (const Range& range : used) metadata_end_ = std::max(metadata_end_, range.end);
     for (uint32_t block = 0; block < blocks_; ++block) {
         const uint32_t sector = get(block);
         if (sector == kUnused) continue;

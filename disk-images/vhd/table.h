@@ -60,6 +60,8 @@ class Table {
 
     // Where the last thing ends that is in use (footer apart).
     [[nodiscard]] uint64_t end() const { return end_; }
+    // The same of headers, table and names: a table that has grown lies behind the blocks.
+    [[nodiscard]] uint64_t metadata_end() const { return metadata_end_; }
     // Between blocks: ranges that nothing uses. Only what lies behind the first block is looked at: programs put things
     // of their own between the table and the blocks.
     [[nodiscard]] const std::vector<Range>& gaps() const { return gaps_; }
@@ -76,6 +78,7 @@ class Table {
     uint32_t blocks_ = 0;
     uint32_t used_blocks_ = 0;
     uint64_t end_ = 0;
+    uint64_t metadata_end_ = 0;
     std::vector<Range> gaps_;
 };
 
