@@ -79,6 +79,8 @@ Queue::~Queue() {
 }
 
 void Queue::start() {
+    // Not in the first run: other guests of the switch put packets on this ring in theirs, which may come before.
+    if (resumed_) recover();
     if (waiting_) return kick();
     watch_ = new PortWatch;
     watch_->queue = this;
@@ -118,7 +120,6 @@ void Queue::on_event(xen::Port port) {
 
 void Queue::run() {
     if (vif_.broken != nullptr || vif_.ending) return;
-    if (resumed_) recover();
     const bool more_rx = waiting_ ? deliver_waiting() : receive();
     const bool more_tx = vif_.broken == nullptr && (waiting_ ? forward() : transmit());
     if (vif_.broken != nullptr) return;
@@ -128,7 +129,6 @@ void Queue::run() {
 
 // Answers what an earlier worker may have written answers to without showing them (journal.h).
 void Queue::recover() {
-    resumed_ = false;
     const uint32_t tx_lost = journal_.tx_answered - tx_.rsp_prod();
     const uint32_t rx_lost = journal_.rx_answered - rx_.rsp_prod();
     if (tx_lost <= kTxEntries && tx_.available().value_or(0) >= tx_lost) {

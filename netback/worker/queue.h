@@ -225,7 +225,7 @@ class Queue {
     PortWatch* watch_ = nullptr;
     QueueTask task_;
     QueuePoll poll_;
-    bool resumed_;
+    const bool resumed_;
     bool port_ready_ = true;      // it may have packets
     bool masked_tx_ = false;      // fired and was not written back
     bool masked_rx_ = false;

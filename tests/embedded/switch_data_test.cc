@@ -400,6 +400,48 @@ TEST_CASE("a successor of the switch goes on where the rings stand") {
     REQUIRE(rig.turn_until([&] { return rig.guests[1].received.size() == 301 && rig.guests[0].received.size() == 1; }));
 }
 
+TEST_CASE("a ring left half answered is recovered before another guest's packets are put there") {
+    using namespace xen::netif;
+    SwitchRig rig({{}, {}});
+    SwitchGuest& victim = rig.guests[1];
+    rig.turn();
+    for (const size_t guest : {0U, 1U}) rig.disconnect(guest);
+    // As a worker leaves it that dies between writing a packet's answers and showing them: these are no requests any more.
+    auto journal = must(net::worker::Journal::map(victim.journal.get()));
+    std::byte* slots = victim.queues[0].rx_shared() + sizeof(xen::SharedRingHeader);
+    std::array<uint16_t, 2> ids{};
+    for (size_t i = 0; i < ids.size(); ++i) {
+        RxRequest request;
+        std::memcpy(&request, slots + i * sizeof request, sizeof request);
+        ids[i] = journal.queue(0).rx_ids[i] = request.id;
+    }
+    journal.queue(0).rx_answered = 2;
+    const RxResponse written{ids[0], 0, kRxCsumBlank | kRxDataValidated | kRxExtraInfo, 1000};
+    std::memcpy(slots, &written, sizeof written);
+    Extra extra{};
+    extra.type = static_cast<uint8_t>(ExtraType::gso);
+    extra.gso.size = 500;
+    extra.gso.type = static_cast<uint8_t>(GsoType::tcp4);
+    std::memcpy(slots + sizeof written, &extra, sizeof extra);
+    const std::array packets{rig.addressed(raw_packet(100), 0, 1), rig.addressed(raw_packet(101), 0, 1)};
+    for (const auto& packet : packets) REQUIRE(rig.guests[0].queues[0].send(packet));
+    // The sender runs first.
+    victim.reads = false;
+    must(rig.try_connect(0, true));
+    must(rig.try_connect(1, true));
+    REQUIRE(rig.turn_until([&] { return rig.guests[0].queues[0].tx_in_flight() == 0 || !rig.guests[0].failure.empty(); }));
+    for (size_t i = 0; i < ids.size(); ++i) {
+        RxResponse response;
+        std::memcpy(&response, slots + i * sizeof response, sizeof response);
+        CHECK(response.id == ids[i]);
+        CHECK(response.status == kError);
+    }
+    victim.reads = true;
+    REQUIRE(rig.turn_until([&] { return victim.received.size() == packets.size(); }));
+    for (size_t i = 0; i < packets.size(); ++i) CHECK(victim.received[i].data == packets[i]);
+    CHECK(victim.queues[0].counters().rx_failed == 2);
+}
+
 TEST_CASE("the table says which guest is behind which address") {
     SwitchRig rig({{}, {.any_source = true}});
     Bytes packet = rig.addressed(raw_packet(100), 1, 0);
