@@ -17,6 +17,7 @@ namespace {
 constexpr size_t kEthernetHeader = 14;
 constexpr size_t kTag = 4;
 constexpr uint16_t kVlanType = 0x8100;
+constexpr uint16_t kServiceVlanType = 0x88a8;  // 802.1ad
 constexpr uint64_t kLargestFrame = 65535 + 18;
 // A burst of a tenth of a second, and of one whole frame at least.
 constexpr uint64_t kBurstsPerSecond = 10;
@@ -123,6 +124,8 @@ Verdict Switch::classify(PortIndex from, std::span<const std::byte> head, uint32
         if (verdict.named && !port.tagged.test(named)) return drop(port.counters.vlan_refused);
         if (verdict.named) verdict.vlan = named;
         type = word_at(head, 16);
+        // Where this tag is taken off, a second one would be the receiver's to believe.
+        if (type == kVlanType || type == kServiceVlanType) return drop(port.counters.vlan_refused);
     }
     if (verdict.vlan == 0) return drop(port.counters.vlan_refused);
     if (!port.given.empty() && !source_allowed(head, kEthernetHeader + verdict.tag, type, port.address, port.given)) {

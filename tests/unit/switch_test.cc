@@ -262,6 +262,22 @@ TEST_CASE("floods and bytes are metered per port") {
     CHECK(bench.sw->counters(slow).policed > 0);
 }
 
+TEST_CASE("behind a tag that counts there is no second one to come to light when it is taken off") {
+    Bench bench;
+    const PortIndex access = bench.add({.address = host(1)});
+    const PortIndex trunk = bench.add({.address = host(2), .trunks = {5}});
+    for (const uint16_t second : std::array<uint16_t, 2>{0x8100, 0x88a8}) {
+        CHECK(bench.ask(access, {.to = host(2), .from = host(1), .tag = 0, .type = second}).fate == Fate::dropped);
+        CHECK(bench.ask(trunk, {.to = host(1), .from = host(2), .tag = 0, .type = second}).fate == Fate::dropped);
+        CHECK(bench.ask(trunk, {.to = kBroadcast, .from = host(2), .tag = 5, .type = second}).fate == Fate::dropped);
+    }
+    CHECK(bench.sw->counters(access).vlan_refused == 2);
+    CHECK(bench.sw->counters(trunk).vlan_refused == 4);
+    CHECK(bench.ask(access, {.to = host(2), .from = host(1), .tag = 0}).fate == Fate::one);
+    CHECK(bench.ask(access, {.to = host(2), .from = host(1), .type = 0x88a8}).fate == Fate::one);
+    CHECK(bench.ask(trunk, {.to = kBroadcast, .from = host(2), .tag = 5}).fate == Fate::all);
+}
+
 TEST_CASE("frames cut off before their headers end are dropped") {
     Bench bench;
     const PortIndex port = bench.add({.address = host(1), .trunks = {5}});
