@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "netback/config.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "netback/worker_protocol.h"
 
 namespace ringback::net {
@@ -9,9 +13,21 @@ namespace {
 
 constexpr int64_t kMaxQueueLength = 4096;
 
+// The worker is told a name in a field of fixed length: what is cut off there could be all that two names differ in.
+Result<void> take_names(const Setting& setting, std::string& names) {
+    constexpr size_t kLongest = sizeof(SwitchPort::name) - 1;
+    TRY(setting.take(names));
+    for (size_t begin = 0, end = 0; begin < names.size(); begin = end + 1) {
+        end = std::min(names.find(' ', begin), names.size());
+        if (end - begin <= kLongest) continue;
+        return setting.wrong(fmt::format("has \"{}\", which is longer than {} characters", names.substr(begin, end - begin), kLongest));
+    }
+    return {};
+}
+
 Result<void> take_switch(const Setting& setting, Config& config) {
     constexpr int64_t kMost = UINT32_MAX;
-    if (setting.key == "names") return setting.take(config.switch_names);
+    if (setting.key == "names") return take_names(setting, config.switch_names);
     if (setting.key == "check_source") return setting.take(0, 1, config.switch_check_source);
     if (setting.key == "floods_per_second") return setting.take(0, kMost, config.switch_floods);
     if (setting.key == "kilobytes_per_second") return setting.take(0, kMost, config.switch_kilobytes);

@@ -50,6 +50,15 @@ ageing_seconds = 80
     CHECK(config.value().switch_ageing == 80);
 }
 
+TEST_CASE("netbackd: a switch's name may be as long as the worker can tell it from another") {
+    const std::string longest = "the-network-of-the-third-floor1";
+    const auto config = net::parse_config("[switch]\nnames = \"" + longest + "  lan0\"", "test.toml");
+    REQUIRE(config.ok());
+    const auto port = net::make_switch_port({"", longest, "00:16:3e:0a:0b:0c", ""}, config.value());
+    REQUIRE(port.ok());
+    CHECK(port.value().name.str() == longest);
+}
+
 TEST_CASE("netbackd: the settings file that is installed says what the defaults are") {
     std::ifstream file(RINGBACK_SOURCE_DIR "/packaging/netbackd.toml");
     std::ostringstream text;
@@ -78,6 +87,8 @@ TEST_CASE("netbackd: a setting that is none is refused by its name and line") {
         {"\nbridge = \"x\"", "test.toml:2: bridge is not a setting"},
         {"[vif]\nqueues = 1", "test.toml:2: queues is not a setting of [vif]"},
         {"[switch]\ncolour = 1", "test.toml:2: colour is not a setting of [switch]"},
+        {"[switch]\nnames = \"lan0 the-network-of-the-third-floor-1\"",
+         "names has \"the-network-of-the-third-floor-1\", which is longer than 31 characters"},
         {"[switch]\nageing_seconds = 1", "must be a number from 10 to 1000000"},
         {"[vif]\nmax_queues = 9", "must be a number from 0 to 8"},
         {"[vif]\nqueue_length = 1", "must be a number from 16 to 4096"},
