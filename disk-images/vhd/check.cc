@@ -114,6 +114,7 @@ class Checker {
         };
         const Use* last = nullptr;
         uint64_t gaps = 0;
+        bool behind_a_block = false;
         for (const Use& use : uses_) {
             if (last != nullptr && use.begin < last->end) {
                 // Of two that overlap a block goes, not the headers.
@@ -125,7 +126,9 @@ class Checker {
                 }
                 if (&loser == &use) continue;
             }
-            if (use.begin > end_) gaps += leaked_between(end_, use.begin);
+            // Programs put things of their own between the headers and the blocks, and a table that has moved leaves its place.
+            if (use.begin > end_ && behind_a_block) gaps += leaked_between(end_, use.begin);
+            behind_a_block = behind_a_block || use.block != kUnused;
             last = &use;
             end_ = std::max(end_, use.end);
         }
