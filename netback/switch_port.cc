@@ -4,7 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
+
+#include "mac-pool/address.h"
 
 namespace ringback::net {
 
@@ -12,16 +13,11 @@ namespace {
 
 constexpr std::string_view kScript = "vif-ringback";
 
-Result<bridge::MacAddress> parse_mac(const std::string& text) {
-    constexpr size_t kDigits = 2;
+Result<bridge::MacAddress> parse_address(const std::string& text) {
+    const auto mac = mac::parse_unicast(text);
+    if (!mac) return Error{EINVAL, fmt::format("\"{}\" is no MAC address of a NIC", text)};
     bridge::MacAddress address{};
-    bool right = text.size() == address.size() * (kDigits + 1) - 1;
-    for (size_t i = 0; right && i < address.size(); ++i) {
-        const char* first = text.data() + i * (kDigits + 1);
-        const auto [stop, error] = std::from_chars(first, first + kDigits, address[i], 16);
-        right = error == std::errc() && stop == first + kDigits && (i + 1 == address.size() || *stop == ':');
-    }
-    if (!right || (address[0] & 1) != 0) return Error{EINVAL, fmt::format("\"{}\" is no MAC address of a NIC", text)};
+    for (size_t i = 0; i < address.size(); ++i) address[i] = static_cast<uint8_t>(mac.value().value >> (40 - 8 * i));
     return address;
 }
 
@@ -40,7 +36,7 @@ Result<SwitchPort> make_switch_port(const NicNodes& nodes, const Config& config)
     }
     SwitchPort port{};
     port.name = Text<32>(name.name);
-    port.address = TRY(parse_mac(nodes.mac));
+    port.address = TRY(parse_address(nodes.mac));
     port.any_source = config.switch_check_source == 0 ? 1 : 0;
     port.vlan = name.vlan;
     port.trunk_count = static_cast<uint16_t>(name.trunks.size());
