@@ -179,6 +179,7 @@ class Queue {
     // queue_tx.cc
     bool transmit();
     [[nodiscard]] uint32_t to_transmit();
+    bool take_tx(uint32_t available, uint32_t most);
     bool gather_tx(uint32_t available, uint32_t most);
     void copy_tx(size_t number, uint32_t from, uint32_t end);
     void run_tx_copies();
@@ -191,6 +192,8 @@ class Queue {
     size_t gather_rx(uint32_t available);
     void plan_rx(Batch::Rx& rx, const std::array<xen::netif::RxRequest, xen::netif::kRxEntries>& slots, size_t first);
     void answer_rx(const std::array<xen::netif::RxRequest, xen::netif::kRxEntries>& slots);
+    void note_rx(const xen::netif::RxRequest* slots, uint32_t index, uint16_t count);
+    void respond(const xen::netif::RxRequest* slot, uint32_t size, const RxOffload& offload, bool failed);
     void throw_away();
     // queue_switch.cc
     bool forward();
@@ -206,11 +209,6 @@ class Queue {
     void place(std::span<const Piece> pieces, uint32_t size, const RxOffload& offload, uint16_t source);
     [[nodiscard]] bool reserve(uint32_t slots);
     static void finish(VifContext& by);
-    void write_journal(const RoundFrame& frame);
-    void respond(const RoundFrame& frame);
-    // Results of the copies go into `failed` of their packets.
-    template <typename Fail>
-    void run_copies(Fail fail);
     void notify(xen::Port port);
 
     VifContext& vif_;
@@ -238,15 +236,15 @@ class Queue {
     bool touched_ = false;         // has slots in this round
 };
 
+// All of them in one call, on this vif's account; `fail` is told the owner of each that went wrong.
 template <typename Fail>
-void Queue::run_copies(Fail fail) {
-    Batch& batch = vif_.batch;
-    if (batch.copies.empty()) return;
-    ++vif_.stats.grant_copy_calls;
-    vif_.stats.grant_copy_segments += batch.copies.size();
-    const bool done = vif_.grants.copy(batch.copies);
-    for (size_t i = 0; i < batch.copies.size(); ++i) {
-        if (!done || batch.copies[i].status != 0) fail(batch.owners[i]);
+void run_copies(VifContext& vif, std::vector<xen::CopySegment>& copies, const std::vector<uint16_t>& owners, Fail fail) {
+    if (copies.empty()) return;
+    ++vif.stats.grant_copy_calls;
+    vif.stats.grant_copy_segments += copies.size();
+    const bool done = vif.grants.copy(copies);
+    for (size_t i = 0; i < copies.size(); ++i) {
+        if (!done || copies[i].status != 0) fail(owners[i]);
     }
 }
 

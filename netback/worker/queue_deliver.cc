@@ -108,18 +108,14 @@ void Queue::place(std::span<const Piece> pieces, uint32_t size, const RxOffload&
 // Copies, answers, publishes, notifies. `by`: on whose account.
 void Queue::finish(VifContext& by) {
     Round& round = *by.link->round;
-    if (!round.copies.empty()) {
-        ++by.stats.grant_copy_calls;
-        by.stats.grant_copy_segments += round.copies.size();
-        const bool done = by.grants.copy(round.copies);
-        for (size_t i = 0; i < round.copies.size(); ++i) {
-            if (!done || round.copies[i].status != 0) round.frames[round.owners[i]].failed = true;
-        }
+    run_copies(by, round.copies, round.owners, [&round](uint16_t owner) { round.frames[owner].failed = true; });
+    for (const RoundFrame& frame : round.frames) {
+        frame.to->note_rx(&round.slots[frame.first_slot], frame.index, frame.slots);
+        frame.to->journal_.rx_answered = frame.index + frame.slots;
     }
-    for (const RoundFrame& frame : round.frames) frame.to->write_journal(frame);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     for (const RoundFrame& frame : round.frames) {
-        frame.to->respond(frame);
+        frame.to->respond(&round.slots[frame.first_slot], frame.size, frame.offload, frame.failed);
         // Whose page could not be copied is not told; both are told that it went wrong.
         if (frame.failed && frame.source != kNoSource) {
             by.batch.tx[frame.source].packet.status = kError;
@@ -136,41 +132,6 @@ void Queue::finish(VifContext& by) {
     round.owners.clear();
     round.touched.clear();
     round.scratch_used = 0;
-}
-
-void Queue::write_journal(const RoundFrame& frame) {
-    const RxRequest* slots = &vif_.link->round->slots[frame.first_slot];
-    for (uint16_t i = 0; i < frame.slots; ++i) journal_.rx_ids[(frame.index + i) % kRxEntries] = slots[i].id;
-    journal_.rx_answered = frame.index + frame.slots;
-}
-
-void Queue::respond(const RoundFrame& frame) {
-    const RxRequest* slot = &vif_.link->round->slots[frame.first_slot];
-    const bool gso = frame.offload.gso != GsoType::none;
-    const uint16_t pages = pages_of(frame.size);
-    for (uint16_t page = 0; page < pages; ++page) {
-        const uint32_t rest = frame.size - page * static_cast<uint32_t>(xen::kPageSize);
-        RxResponse response{slot++->id, 0, 0, static_cast<int16_t>(std::min<uint32_t>(rest, xen::kPageSize))};
-        if (frame.failed) response.status = kError;
-        if (page == 0) response.flags = frame.offload.flags;
-        if (page == 0 && gso) response.flags |= kRxExtraInfo;
-        if (page + 1 < pages) response.flags |= kRxMoreData;
-        std::memcpy(rx_.next_response(), &response, sizeof response);
-        if (page > 0 || !gso) continue;
-        Extra extra{};
-        extra.type = static_cast<uint8_t>(ExtraType::gso);
-        extra.gso.size = frame.offload.gso_size;
-        extra.gso.type = static_cast<uint8_t>(frame.offload.gso);
-        std::memcpy(rx_.next_response(), &extra, sizeof extra);
-        ++slot;
-    }
-    if (frame.failed) {
-        ++vif_.stats.rx_errors;
-        return;
-    }
-    ++vif_.stats.rx_packets;
-    vif_.stats.rx_bytes += frame.size;
-    if (gso) ++vif_.stats.rx_gso;
 }
 
 // True: there may be more.

@@ -57,7 +57,7 @@ bool Queue::receive() {
         plan_rx(rx, slots, first);
         first += rx.slots;
     }
-    run_copies([&batch](uint16_t owner) { batch.rx[owner].failed = true; });
+    run_copies(vif_, batch.copies, batch.owners, [&batch](uint16_t owner) { batch.rx[owner].failed = true; });
     answer_rx(slots);
     return port_ready_;
 }
@@ -96,7 +96,7 @@ size_t Queue::gather_rx(uint32_t available) {
             continue;
         }
         rx.offload = *offload;
-        rx.slots = static_cast<uint16_t>(pages_of(rx.size) + (rx.offload.gso != GsoType::none ? 1 : 0));
+        rx.slots = slots_of(rx.size, rx.offload);
         slots += rx.slots;
         used = Batch::behind(used, rx.size);
         batch.rx.push_back(rx);
@@ -122,42 +122,55 @@ void Queue::plan_rx(Batch::Rx& rx, const std::array<RxRequest, kRxEntries>& slot
 }
 
 void Queue::answer_rx(const std::array<RxRequest, kRxEntries>& slots) {
-    size_t index = 0;
-    uint32_t at = rx_.rsp_prod();
+    const RxRequest* slot = slots.data();
+    uint32_t index = rx_.rsp_prod();
     for (const Batch::Rx& rx : vif_.batch.rx) {
-        for (uint16_t i = 0; i < rx.slots; ++i) journal_.rx_ids[at++ % kRxEntries] = slots[index++].id;
+        note_rx(slot, index, rx.slots);
+        slot += rx.slots;
+        index += rx.slots;
     }
-    journal_.rx_answered = at;
+    journal_.rx_answered = index;
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    index = 0;
+    slot = slots.data();
     for (const Batch::Rx& rx : vif_.batch.rx) {
-        const bool gso = rx.offload.gso != GsoType::none;
-        const uint16_t pages = pages_of(rx.size);
-        for (uint16_t page = 0; page < pages; ++page) {
-            const uint32_t rest = rx.size - page * static_cast<uint32_t>(xen::kPageSize);
-            RxResponse response{slots[index++].id, 0, 0, static_cast<int16_t>(std::min<uint32_t>(rest, xen::kPageSize))};
-            if (rx.failed) response.status = kError;
-            if (page == 0) response.flags = rx.offload.flags;
-            if (page == 0 && gso) response.flags |= kRxExtraInfo;
-            if (page + 1 < pages) response.flags |= kRxMoreData;
-            std::memcpy(rx_.next_response(), &response, sizeof response);
-            if (page > 0 || !gso) continue;
-            Extra extra{};
-            extra.type = static_cast<uint8_t>(ExtraType::gso);
-            extra.gso.size = rx.offload.gso_size;
-            extra.gso.type = static_cast<uint8_t>(rx.offload.gso);
-            std::memcpy(rx_.next_response(), &extra, sizeof extra);
-            ++index;
-        }
-        if (rx.failed) {
-            ++vif_.stats.rx_errors;
-            continue;
-        }
-        ++vif_.stats.rx_packets;
-        vif_.stats.rx_bytes += rx.size;
-        if (gso) ++vif_.stats.rx_gso;
+        respond(slot, rx.size, rx.offload, rx.failed);
+        slot += rx.slots;
     }
     if (rx_.unpublished() && rx_.publish()) notify(rx_port_);
+}
+
+// For a successor: the ids of the slots from `index` on, as the ring counts. They count when rx_answered is past them.
+void Queue::note_rx(const RxRequest* slots, uint32_t index, uint16_t count) {
+    for (uint16_t i = 0; i < count; ++i) journal_.rx_ids[(index + i) % kRxEntries] = slots[i].id;
+}
+
+// Answers the slots of one packet, of which `slot` is the first.
+void Queue::respond(const RxRequest* slot, uint32_t size, const RxOffload& offload, bool failed) {
+    const bool gso = offload.gso != GsoType::none;
+    const uint16_t pages = pages_of(size);
+    for (uint16_t page = 0; page < pages; ++page) {
+        const uint32_t rest = size - page * static_cast<uint32_t>(xen::kPageSize);
+        RxResponse response{slot++->id, 0, 0, static_cast<int16_t>(std::min<uint32_t>(rest, xen::kPageSize))};
+        if (failed) response.status = kError;
+        if (page == 0) response.flags = offload.flags;
+        if (page == 0 && gso) response.flags |= kRxExtraInfo;
+        if (page + 1 < pages) response.flags |= kRxMoreData;
+        std::memcpy(rx_.next_response(), &response, sizeof response);
+        if (page > 0 || !gso) continue;
+        Extra extra{};
+        extra.type = static_cast<uint8_t>(ExtraType::gso);
+        extra.gso.size = offload.gso_size;
+        extra.gso.type = static_cast<uint8_t>(offload.gso);
+        std::memcpy(rx_.next_response(), &extra, sizeof extra);
+        ++slot;
+    }
+    if (failed) {
+        ++vif_.stats.rx_errors;
+        return;
+    }
+    ++vif_.stats.rx_packets;
+    vif_.stats.rx_bytes += size;
+    if (gso) ++vif_.stats.rx_gso;
 }
 
 // The guest has not taken anything for long: what waits is old.

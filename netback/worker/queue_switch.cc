@@ -95,12 +95,8 @@ uint32_t total(std::span<const Piece> pieces) {
 bool Queue::forward() {
     const uint32_t available = to_transmit();
     if (available == 0) return false;
+    const bool all = take_tx(available, kHead);
     Batch& batch = vif_.batch;
-    batch.tx.clear();
-    batch.copies.clear();
-    batch.owners.clear();
-    const bool all = gather_tx(available, kHead);
-    run_tx_copies();
     ++vif_.link->round->number;
     const uint64_t now = monotonic_ns();
     batch.copies.clear();

@@ -45,13 +45,8 @@ uint32_t Queue::to_transmit() {
 bool Queue::transmit() {
     const uint32_t available = to_transmit();
     if (available == 0) return false;
-    Batch& batch = vif_.batch;
-    batch.tx.clear();
-    batch.copies.clear();
-    batch.owners.clear();
-    const bool all = gather_tx(available, UINT32_MAX);
-    run_tx_copies();
-    for (Batch::Tx& tx : batch.tx) {
+    const bool all = take_tx(available, UINT32_MAX);
+    for (Batch::Tx& tx : vif_.batch.tx) {
         if (tx.packet.status == kOkay && tx.packet.multicast == ExtraType::none) send(tx);
     }
     answer_tx();
@@ -60,13 +55,23 @@ bool Queue::transmit() {
 
 void Queue::run_tx_copies() {
     Batch& batch = vif_.batch;
-    run_copies([&batch, this](uint16_t owner) {
+    run_copies(vif_, batch.copies, batch.owners, [&batch, this](uint16_t owner) {
         if (batch.tx[owner].packet.status == kOkay) ++vif_.stats.tx_errors;
         batch.tx[owner].packet.status = kError;
     });
 }
 
-// Of each packet so many bytes at most; its place has room for all. False: the batch was full first.
+// A new batch, copied: of each packet so many bytes at most; its place has room for all. False: it was full first.
+bool Queue::take_tx(uint32_t available, uint32_t most) {
+    Batch& batch = vif_.batch;
+    batch.tx.clear();
+    batch.copies.clear();
+    batch.owners.clear();
+    const bool all = gather_tx(available, most);
+    run_tx_copies();
+    return all;
+}
+
 bool Queue::gather_tx(uint32_t available, uint32_t most) {
     Batch& batch = vif_.batch;
     TxSource source{tx_, available};
