@@ -91,6 +91,18 @@ bool checksum_right(const std::vector<std::byte>& packet) {
     return folded(pseudo(packet, l3, l4, v6, udp) + sum_of(packet, l4, packet.size())) == 0xffff;
 }
 
+void EventsWatch::start(Reactor& reactor, xen::EventChannels& events, const std::vector<net::worker::Queue*>& queues_by_port) {
+    events_ = &events;
+    queues_ = &queues_by_port;
+    on_complete = [](Completion& self, int32_t, uint32_t) noexcept {
+        const auto& watch = static_cast<EventsWatch&>(self);
+        while (const auto port = watch.events_->pending()) {
+            if (*port < watch.queues_->size() && (*watch.queues_)[*port] != nullptr) (*watch.queues_)[*port]->on_event(*port);
+        }
+    };
+    reactor.watch_readable(events.fd(), *this);
+}
+
 NetRig::NetRig(const NetRigOptions& wanted) : options(wanted), core({}, {.memory_mib = 64}) {
     journal.reset(memfd_create("journal", MFD_CLOEXEC));
     REQUIRE(ftruncate(journal.get(), static_cast<off_t>(net::kJournalBytes)) == 0);
@@ -107,16 +119,7 @@ NetRig::NetRig(const NetRigOptions& wanted) : options(wanted), core({}, {.memory
     events = std::make_unique<xen::EventChannels>(must(xen::EventChannels::open()));
     grants.push_back(must(xen::GrantTable::open()));
     must(reactor->start());
-    watch_.rig = this;
-    watch_.on_complete = [](Completion& self, int32_t, uint32_t) noexcept {
-        NetRig& rig = *static_cast<EventsWatch&>(self).rig;
-        while (const auto port = rig.events->pending()) {
-            if (*port < rig.queues_by_port.size() && rig.queues_by_port[*port] != nullptr) {
-                rig.queues_by_port[*port]->on_event(*port);
-            }
-        }
-    };
-    reactor->watch_readable(events->fd(), watch_);
+    watch_.start(*reactor, *events, queues_by_port);
     for (uint16_t i = 0; i < options.queues; ++i) {
         queues.push_back(must(frontend::NetQueue::create(
             core.guest, {.split_ports = options.split_ports, .rx_buffers = options.rx_buffers})));

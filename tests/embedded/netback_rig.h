@@ -42,6 +42,16 @@ struct GuestPacket {
     std::vector<std::byte> data;
 };
 
+// Tells each queue of the events on its ports.
+class EventsWatch : Completion {
+  public:
+    void start(Reactor& reactor, xen::EventChannels& events, const std::vector<net::worker::Queue*>& queues_by_port);
+
+  private:
+    xen::EventChannels* events_ = nullptr;
+    const std::vector<net::worker::Queue*>* queues_ = nullptr;
+};
+
 class NetRig {
   public:
     explicit NetRig(const NetRigOptions& options = {});
@@ -84,9 +94,7 @@ class NetRig {
     bool tick_wanted = false;
 
   private:
-    struct EventsWatch : Completion {
-        NetRig* rig;
-    } watch_;
+    EventsWatch watch_;
 };
 
 // Packets for tests: whole, with right checksums unless said otherwise.

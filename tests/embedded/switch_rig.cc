@@ -14,16 +14,7 @@ SwitchRig::SwitchRig(const std::vector<SwitchGuestOptions>& options) : toolstack
     events = std::make_unique<xen::EventChannels>(must(xen::EventChannels::open()));
     grants.push_back(must(xen::GrantTable::open()));
     must(reactor->start());
-    watch_.rig = this;
-    watch_.on_complete = [](Completion& self, int32_t, uint32_t) noexcept {
-        SwitchRig& rig = *static_cast<EventsWatch&>(self).rig;
-        while (const auto port = rig.events->pending()) {
-            if (*port < rig.queues_by_port.size() && rig.queues_by_port[*port] != nullptr) {
-                rig.queues_by_port[*port]->on_event(*port);
-            }
-        }
-    };
-    reactor->watch_readable(events->fd(), watch_);
+    watch_.start(*reactor, *events, queues_by_port);
     guests.resize(options.size());
     for (size_t i = 0; i < options.size(); ++i) {
         SwitchGuest& one = guests[i];

@@ -77,9 +77,7 @@ class SwitchRig {
     std::vector<SwitchGuest> guests;
 
   private:
-    struct EventsWatch : Completion {
-        SwitchRig* rig;
-    } watch_;
+    EventsWatch watch_;
 };
 
 }  // namespace ringback::test
