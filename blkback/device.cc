@@ -224,10 +224,14 @@ void Device::request(MessageType type, const std::function<void(Message&)>& fill
     });
 }
 
-// A dead worker's rings, if the frontend still means them; or what it offers now.
+// A dead worker's rings, if the frontend still means them; or what it offers now. It may have resumed meanwhile, and found
+// us Connected: then the worker sees that these are not its journal's rings, and begins anew.
 Result<Connect> Device::wanted_rings() const {
-    if (owed_ && view_.frontend != XenbusState::initialised) return connected_;
-    return read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+    if (owed_ && view_.frontend != XenbusState::initialised && view_.frontend != XenbusState::connected) return connected_;
+    auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
+    if (!owed_ || view_.frontend == XenbusState::initialised) return offer;
+    if (!offer || same_rings(offer.value(), connected_)) return connected_;
+    return offer;
 }
 
 void Device::connect() {

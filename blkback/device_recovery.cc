@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "blkback/device.h"
 #include "blkback/offer.h"
 
@@ -34,10 +36,11 @@ void Device::finish_adoption(const Answer& answer) {
     }
     log::notice("{}: adopted from an earlier supervisor", id_.text());
     if (answer.stats.connected != 0) {
+        // Not what the store says now: the frontend may have resumed, with new rings, while there was no blkbackd.
         ring_ = RingPhase::connected;
         announced_ = true;
-        const auto offer = read_offer(around_.store, frontend_, max_queues(), around_.config.persistent_grants);
-        if (offer) connected_ = offer.value();
+        connected_ = answer.rings;
+        connected_.queue_count = std::min<uint16_t>(connected_.queue_count, kMaxQueues);
     } else if (answer.stats.owing != 0) {  // the earlier supervisor ended between the two steps of a takeover
         owe_what_is_offered();
         lost_at_ = Clock::now();

@@ -42,7 +42,7 @@
 
 namespace ringback::blk {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 inline constexpr uint32_t kJournalVersion = 2;  // worker/journal.h
 inline constexpr size_t kMaxQueues = 16;
 inline constexpr uint32_t kMaxSegments = 256;  // feature-max-indirect-segments
@@ -153,6 +153,7 @@ struct Answer {
     Text<512> message;     // why, one line, when error != 0 or stats.failed
     GeometryMessage geometry;  // attach, resize
     Stats stats;               // stats
+    Connect rings;             // which are served, when stats.connected
 };
 
 struct Message {

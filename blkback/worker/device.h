@@ -45,6 +45,7 @@ class Device {
 
     [[nodiscard]] const xen::DeviceId& id() const { return id_; }
     [[nodiscard]] bool connected() const { return !rings_.empty(); }
+    [[nodiscard]] const Connect& served() const { return journal_.connect(); }
     [[nodiscard]] bool draining() const { return disk_.stopping; }
     // Maps the rings and binds the ports; all of them or none.
     [[nodiscard]] Result<void> connect(const Connect& parameters);

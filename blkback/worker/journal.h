@@ -127,7 +127,8 @@ class Journal {
     [[nodiscard]] bool unfinished() const { return header().connected == 1; }
     // Whether a former worker served exactly these rings and did not end it: then its queues tell what it owes.
     [[nodiscard]] bool describes(const Connect& connect) const;
-    // Of that connection.
+    // Of that connection, or of this worker's own.
+    [[nodiscard]] const Connect& connect() const { return header().connect; }
     [[nodiscard]] bool persistent() const { return header().connect.persistent != 0; }
     // Its pages exist; what they hold stays.
     [[nodiscard]] Result<void> resume(const Connect& connect);

@@ -160,6 +160,7 @@ void Worker::answer(const Message& request, const Result<void>& result, const De
 void Worker::describe(const Device& device, Answer& answer) {
     answer.geometry = to_message(device.geometry());
     answer.stats = device.stats();
+    if (device.connected()) answer.rings = device.served();
     if (answer.error == 0) answer.message = Text<512>(device.failure());
 }
 
