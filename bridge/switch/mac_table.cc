@@ -7,6 +7,10 @@
 #include <rte_jhash.h>
 #include <sys/random.h>
 
+#include <algorithm>
+
+#include "runtime/check.h"
+
 namespace ringback::bridge {
 
 namespace {
@@ -26,6 +30,7 @@ Result<std::unique_ptr<MacTable>> MacTable::create(const Settings& settings) {
     parameters.key_len = sizeof(MacKey);
     parameters.hash_func = rte_jhash;
     parameters.hash_func_init_val = secret;
+    parameters.extra_flag = RTE_HASH_EXTRA_FLAGS_EXT_TABLE;
     table->hash_ = ::rte_hash_create(&parameters);
     if (table->hash_ == nullptr) {
         return os_error(rte_errno, fmt::format("make an address table of {} entries", settings.entries));
@@ -106,15 +111,33 @@ MacTable::Learned MacTable::learn(MacKey key, PortIndex port, uint64_t now) {
     return Learned::yes;
 }
 
+void MacTable::erase_oldest() {
+    const auto seen = [](const Value& value) { return value.used && !value.pinned ? value.seen : UINT64_MAX; };
+    Value& oldest = *std::min_element(values_.begin(), values_.end(),
+                                      [&seen](const Value& one, const Value& other) { return seen(one) < seen(other); });
+    if (oldest.used && !oldest.pinned) erase(oldest);
+}
+
+std::optional<PortIndex> MacTable::pinned_by(MacKey key) const {
+    const int32_t place = ::rte_hash_lookup(hash_, &key);
+    if (place < 0 || !values_[static_cast<size_t>(place)].pinned) return std::nullopt;
+    return values_[static_cast<size_t>(place)].port;
+}
+
 bool MacTable::pin(MacKey key, PortIndex port) {
     (void)learned_by(port);  // room for it, so that learning does not allocate
     const int32_t place = ::rte_hash_lookup(hash_, &key);
     if (place >= 0) {
         Value& value = values_[static_cast<size_t>(place)];
-        if (value.pinned) return value.port == port;
+        INVARIANT(!value.pinned || value.port == port);
+        if (value.pinned) return true;
         erase(value);
     }
     Value* value = insert(key, port);
+    if (value == nullptr) {
+        erase_oldest();
+        value = insert(key, port);
+    }
     if (value == nullptr) return false;
     value->pinned = true;
     return true;

@@ -8,7 +8,11 @@
 //
 // An old entry is not looked for by a timer: it counts as absent when it is found, and is removed when its place is needed.
 //
-// The hash table is DPDK's (rte_hash), with a secret in its hash so that nobody can aim at one bucket.
+// A pinned one always finds room: where there is none, what was learned longest ago goes. So whatever guests make up, a new
+// NIC gets its place.
+//
+// The hash table is DPDK's (rte_hash), with a secret in its hash so that nobody can aim at one bucket, and with buckets that
+// can be extended, so that any place that is free will do.
 //
 // Thread: one owner. find() and learn() do not allocate.
 #pragma once
@@ -64,7 +68,8 @@ class MacTable {
 
     [[nodiscard]] std::optional<PortIndex> find(MacKey key, uint64_t now, Hint& hint) const;
     [[nodiscard]] Learned learn(MacKey key, PortIndex port, uint64_t now);
-    // False: another port has pinned it, or there is no room.
+    [[nodiscard]] std::optional<PortIndex> pinned_by(MacKey key) const;
+    // Nobody else has pinned it. False: the table is full of pinned ones.
     [[nodiscard]] bool pin(MacKey key, PortIndex port);
     void forget(PortIndex port);
     // Entries that count at this time, from the cursor on; the cursor is 0 again when there are no more.
@@ -85,6 +90,7 @@ class MacTable {
     [[nodiscard]] Value* insert(MacKey key, PortIndex port);
     void erase(Value& value);
     void sweep(uint64_t now);
+    void erase_oldest();
     uint32_t& learned_by(PortIndex port);
 
     const Settings settings_;

@@ -38,6 +38,12 @@ bool reserved(const MacAddress& address) {
     return std::equal(kReserved.begin(), kReserved.end(), address.begin()) && address[5] < 16;
 }
 
+std::vector<uint16_t> vlans_of(const PortRules& rules) {
+    std::vector<uint16_t> vlans = rules.trunks;
+    if (rules.vlan != 0) vlans.push_back(rules.vlan);
+    return vlans;
+}
+
 }  // namespace
 
 struct Switch::Port {
@@ -59,10 +65,20 @@ Result<std::unique_ptr<Switch>> Switch::create(const MacTable::Settings& setting
     return std::unique_ptr<Switch>(new Switch(TRY(MacTable::create(settings))));
 }
 
+std::optional<PortIndex> Switch::holder(const PortRules& rules) const {
+    for (const uint16_t vlan : vlans_of(rules)) {
+        if (const auto port = table_->pinned_by(mac_key(rules.address, vlan))) return port;
+    }
+    return std::nullopt;
+}
+
 Result<PortIndex> Switch::add_port(const PortRules& rules, uint64_t now) {
     const auto free = std::find(ports_.begin(), ports_.end(), nullptr);
     const auto index = static_cast<size_t>(free - ports_.begin());
     if (index >= kMaxPorts) return os_error(ENOSPC, fmt::format("add a port to a switch that has {}", kMaxPorts));
+    if (holder(rules)) {
+        return os_error(EEXIST, fmt::format("give a port the address {:02x}, which another one has", fmt::join(rules.address, ":")));
+    }
     auto port = std::make_unique<Port>();
     port->address = rules.address;
     port->any_source = rules.any_source;
@@ -74,13 +90,11 @@ Result<PortIndex> Switch::add_port(const PortRules& rules, uint64_t now) {
     port->storm = TRY(Meter::create(rules.floods_per_second,
                                     std::max<uint64_t>(rules.floods_per_second / kBurstsPerSecond, 1), now));
     const auto number = static_cast<PortIndex>(index);
-    std::vector<uint16_t> vlans = rules.trunks;
-    if (rules.vlan != 0) vlans.push_back(rules.vlan);
-    for (const uint16_t vlan : vlans) {
+    for (const uint16_t vlan : vlans_of(rules)) {
         if (table_->pin(mac_key(rules.address, vlan), number)) continue;
         table_->forget(number);
-        return os_error(EEXIST, fmt::format("give a port the address {:02x} in VLAN {} (another port has it, or the "
-                                            "table is full)", fmt::join(rules.address, ":"), vlan));
+        return os_error(ENOSPC, fmt::format("give a port the address {:02x} in VLAN {}: the table is full of addresses "
+                                            "of NICs", fmt::join(rules.address, ":"), vlan));
     }
     if (index == ports_.size()) ports_.emplace_back();
     ports_[index] = std::move(port);

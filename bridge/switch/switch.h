@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -72,8 +73,9 @@ class Switch {
     Switch(const Switch&) = delete;
     Switch& operator=(const Switch&) = delete;
 
-    // EEXIST: another port has that address in one of these VLANs.
+    // EEXIST: another port has that address in one of these VLANs: holder().
     [[nodiscard]] Result<PortIndex> add_port(const PortRules& rules, uint64_t now);
+    [[nodiscard]] std::optional<PortIndex> holder(const PortRules& rules) const;
     void remove_port(PortIndex port);
     // `head`: as much of the frame as is known, at least its headers; `size`: the whole frame's.
     [[nodiscard]] Verdict classify(PortIndex from, std::span<const std::byte> head, uint32_t size, uint64_t now);

@@ -220,6 +220,32 @@ TEST_CASE("who makes addresses up fills its own share of the table only, and old
     CHECK(fresh >= 90);
 }
 
+TEST_CASE("a new NIC finds its place in a table full of learned addresses: the one not seen for longest goes") {
+    Bench bench({.entries = 64, .per_port = 64, .ageing_ns = 1000 * kSecond});
+    const PortIndex liar = bench.add({.address = host(1), .any_source = true});
+    const auto made_up = [](unsigned i) { return MacAddress{0x02, 0, 0, 0, 0, static_cast<uint8_t>(i)}; };
+    for (unsigned i = 0; i < 63; ++i) {
+        bench.now += kSecond;
+        CHECK(bench.ask(liar, {.to = host(9), .from = made_up(i)}).fate == Fate::all);
+    }
+    bench.now += kSecond;
+    (void)bench.ask(liar, {.to = host(9), .from = made_up(0)});  // seen again: 1 is the oldest now
+    CHECK(bench.sw->counters(liar).unlearned == 0);
+    for (unsigned i = 1; i < 63; ++i) {
+        const MacAddress own{0x00, 0x16, 0x3e, 0, 1, static_cast<uint8_t>(i)};
+        CHECK(bench.ask(liar, {.to = made_up(i), .from = host(1)}).fate == Fate::dropped);  // known, behind this port
+        const PortIndex port = bench.add({.address = own});
+        CHECK(bench.ask(liar, {.to = own, .from = host(1)}).to == port);
+        CHECK(bench.ask(liar, {.to = made_up(i), .from = host(1)}).fate == Fate::all);
+    }
+    CHECK(bench.ask(liar, {.to = made_up(0), .from = host(1)}).fate == Fate::dropped);
+    (void)bench.add({.address = host(7)});
+    const auto none = bench.sw->add_port({.address = host(8)}, bench.now);
+    REQUIRE(!none);
+    CHECK(none.error().code == ENOSPC);
+    CHECK(none.error().message.find("full of addresses of NICs") != std::string::npos);
+}
+
 TEST_CASE("the table tells who is where, and since when") {
     Bench bench;
     (void)bench.add({.address = host(1), .vlan = 4, .trunks = {9}});
