@@ -22,6 +22,9 @@ constexpr uint64_t kLargestFrame = 65535 + 18;
 // A burst of a tenth of a second, and of one whole frame at least.
 constexpr uint64_t kBurstsPerSecond = 10;
 
+// What a flooded frame costs those who get it: a large one is to be copied, or cut in many.
+constexpr uint32_t flood_cost(uint64_t size) { return static_cast<uint32_t>(1 + size / 2048); }
+
 uint16_t word_at(std::span<const std::byte> frame, size_t at) {
     return static_cast<uint16_t>(std::to_integer<unsigned>(frame[at]) << 8 | std::to_integer<unsigned>(frame[at + 1]));
 }
@@ -88,7 +91,8 @@ Result<PortIndex> Switch::add_port(const PortRules& rules, uint64_t now) {
     port->police = TRY(Meter::create(rules.bytes_per_second,
                                      std::max(rules.bytes_per_second / kBurstsPerSecond, kLargestFrame), now));
     port->storm = TRY(Meter::create(rules.floods_per_second,
-                                    std::max<uint64_t>(rules.floods_per_second / kBurstsPerSecond, 1), now));
+                                    std::max<uint64_t>(rules.floods_per_second / kBurstsPerSecond, flood_cost(kLargestFrame)),
+                                    now));
     const auto number = static_cast<PortIndex>(index);
     for (const uint16_t vlan : vlans_of(rules)) {
         if (table_->pin(mac_key(rules.address, vlan), number)) continue;
@@ -161,7 +165,7 @@ Verdict Switch::classify(PortIndex from, std::span<const std::byte> head, uint32
             return verdict;
         }
     }
-    if (!port.storm.passes(1, now)) return drop(port.counters.storm);
+    if (!port.storm.passes(flood_cost(size), now)) return drop(port.counters.storm);
     ++port.counters.flooded;
     verdict.fate = Fate::all;
     return verdict;
