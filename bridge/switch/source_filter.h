@@ -2,10 +2,16 @@
 //
 // The IP filter: whether a frame claims only addresses that its guest was given (xl's `ip=`).
 //
-// Checked are the source of IPv4 and IPv6, the sender of ARP (both its addresses), and the target of a neighbour
-// advertisement. Without an address of its own a host may still say what it has to say to get one: DHCP from 0.0.0.0, ARP
-// probes, duplicate address detection from ::, and link-local IPv6. Anything that is neither IP nor ARP is refused: what it
-// claims cannot be known.
+// Checked are the source of IPv4 and IPv6, the sender of ARP (both its addresses), and of neighbour discovery (RFC 4861) the
+// target of an advertisement and every link-layer address. Without an address of its own a host may still say what it has to
+// say to get one: DHCP from 0.0.0.0; from :: router solicitations and multicast listener reports; ARP probes and duplicate
+// address detection for what it was given (for an address of somebody else they would keep that from being taken). Link-local
+// IPv6 passes: a host makes those up. So nothing else may hang on one: routers are recognised by them, and a guest does not
+// say that it is one (RFC 6105), nor that there is a better one. Anything that is neither IP nor ARP is refused: what it claims
+// cannot be known.
+//
+// Neighbour discovery is found behind extension headers too. It is never in fragments (RFC 6980), and the first fragment of
+// anything has all headers (RFC 7112), so what ends before its headers do is refused.
 //
 // Pure functions on private memory.
 #pragma once

@@ -360,27 +360,57 @@ std::vector<uint8_t> ipv4(std::array<uint8_t, 4> from, uint8_t protocol = 6, uin
     return packet;
 }
 
-std::vector<uint8_t> ipv6(const std::string& from, const std::string& target = "") {
-    const auto as = [](const std::string& text) { return parse_networks(text).value()[0].address; };
-    std::vector<uint8_t> packet(64);
-    packet[0] = 0x60;
-    packet[6] = target.empty() ? 17 : 58;
-    const auto address = as(from);
-    std::copy(address.begin(), address.end(), packet.begin() + 8);
-    if (!target.empty()) {
-        const auto about = as(target);
-        packet[40] = 136;
-        std::copy(about.begin(), about.end(), packet.begin() + 48);
-    }
-    return packet;
+using Bytes = std::vector<uint8_t>;
+
+Bytes joined(std::initializer_list<Bytes> parts) {
+    Bytes all;
+    for (const Bytes& part : parts) all.insert(all.end(), part.begin(), part.end());
+    return all;
 }
 
-std::vector<uint8_t> arp(const MacAddress& sender, std::array<uint8_t, 4> address) {
+std::array<uint8_t, 16> address6(const std::string& text) { return parse_networks(text).value()[0].address; }
+
+// What is behind the fixed header, beginning with a header of this kind.
+Bytes ipv6(const std::string& from, uint8_t next, const Bytes& rest) {
+    Bytes packet(40);
+    packet[0] = 0x60;
+    packet[4] = static_cast<uint8_t>(rest.size() >> 8);
+    packet[5] = static_cast<uint8_t>(rest.size());
+    packet[6] = next;
+    const auto address = address6(from);
+    std::copy(address.begin(), address.end(), packet.begin() + 8);
+    return joined({packet, rest});
+}
+Bytes ipv6(const std::string& from) { return ipv6(from, 17, Bytes(24)); }
+
+constexpr uint8_t kIcmp6 = 58;
+// Of neighbour discovery, with a target; options behind it.
+Bytes discovery(uint8_t type, const std::string& target, const Bytes& options = {}) {
+    Bytes message(8);
+    message[0] = type;
+    if (type == 133) return joined({message, options});
+    const auto about = address6(target);
+    return joined({message, Bytes(about.begin(), about.end()), options});
+}
+Bytes link_option(uint8_t type, const MacAddress& address) { return joined({{type, 1}, Bytes(address.begin(), address.end())}); }
+// An extension header of so many bytes, a multiple of eight.
+Bytes extension(uint8_t next, size_t size = 8) {
+    Bytes header(size);
+    header[0] = next;
+    header[1] = static_cast<uint8_t>(size / 8 - 1);
+    return header;
+}
+Bytes fragment(uint8_t next, unsigned offset, bool more) {
+    return {next, 0, static_cast<uint8_t>(offset >> 5), static_cast<uint8_t>(offset << 3 | (more ? 1U : 0U)), 0, 0, 0, 1};
+}
+
+std::vector<uint8_t> arp(const MacAddress& sender, std::array<uint8_t, 4> address, std::array<uint8_t, 4> target = {}) {
     constexpr std::array<uint8_t, 8> kForm{0, 1, 8, 0, 6, 4, 0, 1};
     std::vector<uint8_t> packet(28);
     std::copy(kForm.begin(), kForm.end(), packet.begin());
     std::copy(sender.begin(), sender.end(), packet.begin() + 8);
     std::copy(address.begin(), address.end(), packet.begin() + 14);
+    std::copy(target.begin(), target.end(), packet.begin() + 24);
     return packet;
 }
 
@@ -398,16 +428,81 @@ TEST_CASE("a guest with addresses of its own claims no others") {
     CHECK_FALSE(claims(own, ipv4({0, 0, 0, 0}, 6), 0x0800, given));
     CHECK_FALSE(claims(own, std::vector<uint8_t>{0x45, 0, 0}, 0x0800, given));
     CHECK(claims(own, arp(own, {192, 0, 2, 7}), 0x0806, given));
-    CHECK(claims(own, arp(own, {0, 0, 0, 0}), 0x0806, given));
+    CHECK(claims(own, arp(own, {0, 0, 0, 0}, {192, 0, 2, 7}), 0x0806, given));
+    CHECK_FALSE(claims(own, arp(own, {0, 0, 0, 0}, {192, 0, 2, 1}), 0x0806, given));  // it would have to give it up
     CHECK_FALSE(claims(own, arp(own, {192, 0, 2, 1}), 0x0806, given));
     CHECK_FALSE(claims(own, arp(host(2), {192, 0, 2, 7}), 0x0806, given));
     CHECK(claims(own, ipv6("2001:db8::7"), 0x86dd, given));
     CHECK(claims(own, ipv6("fe80::1"), 0x86dd, given));
-    CHECK(claims(own, ipv6("::"), 0x86dd, given));
     CHECK_FALSE(claims(own, ipv6("2001:db8::8"), 0x86dd, given));
-    CHECK(claims(own, ipv6("fe80::1", "2001:db8::7"), 0x86dd, given));
-    CHECK_FALSE(claims(own, ipv6("fe80::1", "2001:db8::8"), 0x86dd, given));
+    CHECK_FALSE(claims(own, ipv6("::"), 0x86dd, given));
     CHECK_FALSE(claims(own, std::vector<uint8_t>(50), 0x88b5, given));
+}
+
+TEST_CASE("neighbour discovery says nothing of addresses that are not the guest's, whatever it is behind") {
+    const MacAddress own = host(1);
+    const auto passes = [&](const Bytes& packet) { return claims(own, packet, 0x86dd, "192.0.2.7 2001:db8::7"); };
+    const std::string mine = "2001:db8::7", other = "2001:db8::8";
+    // Advertisements.
+    CHECK(passes(ipv6(mine, kIcmp6, discovery(136, mine))));
+    CHECK(passes(ipv6("fe80::1", kIcmp6, discovery(136, mine, link_option(2, own)))));
+    CHECK(passes(ipv6("fe80::1", kIcmp6, discovery(136, "fe80::1"))));
+    CHECK_FALSE(passes(ipv6("fe80::1", kIcmp6, discovery(136, other))));
+    CHECK_FALSE(passes(ipv6("fe80::1", kIcmp6, discovery(136, mine, link_option(2, host(2))))));
+    CHECK_FALSE(passes(ipv6("::", kIcmp6, discovery(136, mine))));
+    // Solicitations: whoever asks has an address, or wants one of its own.
+    CHECK(passes(ipv6(mine, kIcmp6, discovery(135, other, link_option(1, own)))));
+    CHECK_FALSE(passes(ipv6(mine, kIcmp6, discovery(135, other, link_option(1, host(2))))));
+    CHECK(passes(ipv6("::", kIcmp6, discovery(135, mine, {14, 1, 1, 2, 3, 4, 5, 6}))));  // a nonce (RFC 7527)
+    CHECK(passes(ipv6("::", kIcmp6, discovery(135, "fe80::1"))));
+    CHECK_FALSE(passes(ipv6("::", kIcmp6, discovery(135, other))));
+    CHECK(passes(ipv6("::", kIcmp6, discovery(133, ""))));
+    CHECK(passes(ipv6("fe80::1", kIcmp6, discovery(133, "", link_option(1, own)))));
+    CHECK_FALSE(passes(ipv6("fe80::1", kIcmp6, discovery(133, "", link_option(1, host(2))))));
+    // It is no router, and knows no better one.
+    CHECK_FALSE(passes(ipv6("fe80::1", kIcmp6, discovery(134, mine))));
+    CHECK_FALSE(passes(ipv6("fe80::1", kIcmp6, discovery(137, mine))));
+    // From nobody comes nothing else but who listens to what, behind a router alert.
+    CHECK(passes(ipv6("::", 0, joined({extension(kIcmp6), {143, 0, 0, 0, 0, 0, 0, 0}}))));
+    CHECK_FALSE(passes(ipv6("::", kIcmp6, {128, 0, 0, 0, 0, 0, 0, 0})));
+    CHECK(passes(ipv6(mine, kIcmp6, {128, 0, 0, 0, 0, 0, 0, 0})));
+
+    for (const uint8_t kind : {uint8_t{0}, uint8_t{43}, uint8_t{60}}) {
+        INFO("behind a header of kind " << int{kind});
+        for (const size_t size : {8U, 16U, 96U}) {
+            CHECK(passes(ipv6(mine, kind, joined({extension(kIcmp6, size), discovery(136, mine)}))));
+            CHECK(passes(ipv6(mine, kind, joined({extension(17, size), Bytes(24)}))));
+            CHECK_FALSE(passes(ipv6(mine, kind, joined({extension(kIcmp6, size), discovery(136, other)}))));
+            CHECK_FALSE(passes(ipv6(mine, kind, joined({extension(60, size), extension(kIcmp6), discovery(136, other)}))));
+            CHECK_FALSE(passes(ipv6(mine, kind, joined({extension(51, size), Bytes{kIcmp6, 4}, Bytes(22), discovery(136, other)}))));
+        }
+        // What they lead to is not there to be seen.
+        CHECK_FALSE(passes(ipv6(mine, kind, {kIcmp6})));
+        CHECK_FALSE(passes(ipv6(mine, kind, {kIcmp6, 1, 0, 0, 0, 0, 0, 0})));
+        CHECK_FALSE(passes(ipv6(mine, kind, extension(kIcmp6))));
+        CHECK_FALSE(passes(ipv6(mine, kind, joined({extension(60), {kIcmp6}}))));
+    }
+    // Fragments: the first has all headers, and none is of neighbour discovery.
+    CHECK(passes(ipv6(mine, 44, joined({fragment(17, 0, true), Bytes(24)}))));
+    CHECK(passes(ipv6(mine, 44, joined({fragment(kIcmp6, 0, true), {128, 0, 0, 0, 0, 0, 0, 0}}))));
+    CHECK(passes(ipv6(mine, 44, joined({fragment(kIcmp6, 100, false), Bytes(24, 136)}))));
+    CHECK_FALSE(passes(ipv6("::", 44, joined({fragment(kIcmp6, 100, false), Bytes(24, 136)}))));
+    CHECK_FALSE(passes(ipv6(mine, 44, joined({fragment(kIcmp6, 0, true), discovery(136, mine)}))));
+    CHECK_FALSE(passes(ipv6(mine, 44, joined({fragment(kIcmp6, 0, false), discovery(136, other)}))));
+    CHECK_FALSE(passes(ipv6(mine, 60, joined({extension(44), fragment(60, 0, false), extension(kIcmp6), discovery(136, other)}))));
+    CHECK_FALSE(passes(ipv6(mine, 44, joined({fragment(60, 0, true), {kIcmp6}}))));
+
+    // Cut off anywhere, as what is known of a long packet is.
+    const Bytes whole = ipv6("fe80::1", 0, joined({extension(kIcmp6), discovery(136, mine, link_option(2, own))}));
+    CHECK(passes(whole));
+    CHECK(passes(joined({whole, Bytes(20, 0xff)})));  // what a wire adds
+    for (size_t size = 0; size < whole.size(); ++size) {
+        INFO(size << " bytes");
+        CHECK_FALSE(passes(Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size))));
+    }
+    for (const uint8_t length : {uint8_t{0}, uint8_t{2}, uint8_t{255}}) {
+        CHECK_FALSE(passes(ipv6(mine, kIcmp6, discovery(136, mine, {2, length, 0, 0, 0, 0, 0, 0}))));
+    }
 }
 
 TEST_CASE("addresses and bridge names are taken whole or not at all") {
