@@ -3,8 +3,11 @@
 // PacketPool and WaitingQueue: memory for packets that have to wait for their guest.
 //
 // One pool per worker, of DPDK's buffers (rte_mbuf), fixed at its start: what is full is full, and a packet that finds no
-// place is dropped and counted. A queue is bounded in packets and in bytes, so that one guest that does not read takes its
-// own share and no more. Packets that do not have to wait never come here.
+// place is dropped and counted. A queue is bounded in packets and in bytes; all queues of a NIC together by its share. One half
+// of the pool is kept for shares: each NIC has some buffers there that nobody else takes, enough for a packet of the largest size
+// as long as there are not hundreds of NICs. The other half is for whoever comes first, but no NIC gets more than a quarter
+// of it. So guests that do not read, however many, leave room for the packets of one that does. Packets that do not have to wait
+// never come here.
 //
 // Thread: one owner. Nothing here allocates from the heap after creation.
 #pragma once
@@ -26,6 +29,23 @@ class PacketPool {
   public:
     // DPDK runs.
     [[nodiscard]] static Result<std::unique_ptr<PacketPool>> create(uint32_t buffers);
+    // Of one NIC; outlives its queues.
+    class Share {
+      public:
+        explicit Share(PacketPool& pool) : pool_(pool) { ++pool_.shares_; }
+        ~Share() { --pool_.shares_; }
+        Share(const Share&) = delete;
+        Share& operator=(const Share&) = delete;
+        [[nodiscard]] size_t held() const { return own_ + common_; }
+
+      private:
+        friend class WaitingQueue;
+        [[nodiscard]] bool take(size_t buffers);
+        void give_back(size_t buffers);
+        PacketPool& pool_;
+        size_t own_ = 0;     // of what is kept for it
+        size_t common_ = 0;  // of what is there for all
+    };
     ~PacketPool();
     PacketPool(const PacketPool&) = delete;
     PacketPool& operator=(const PacketPool&) = delete;
@@ -33,15 +53,18 @@ class PacketPool {
 
   private:
     friend class WaitingQueue;
-    PacketPool() = default;
+    explicit PacketPool(uint32_t buffers) : half_(buffers / 2), common_left_(half_) {}
     rte_mempool* pool_ = nullptr;
+    const size_t half_;
+    size_t common_left_;
+    size_t shares_ = 0;
 };
 
 class WaitingQueue {
   public:
     static constexpr size_t kMostParts = 40;  // that a packet may come in or be kept in
 
-    WaitingQueue(PacketPool& pool, size_t packets, size_t bytes);
+    WaitingQueue(PacketPool::Share& share, size_t packets, size_t bytes);
     ~WaitingQueue();
     WaitingQueue(const WaitingQueue&) = delete;
     WaitingQueue& operator=(const WaitingQueue&) = delete;
@@ -65,9 +88,10 @@ class WaitingQueue {
         uint32_t size = 0;
         uint64_t note = 0;
     };
+    [[nodiscard]] static size_t buffers_for(size_t size);
     [[nodiscard]] const Place& at(size_t i) const { return places_[(head_ + i) % places_.size()]; }
 
-    PacketPool& pool_;
+    PacketPool::Share& share_;
     const size_t most_bytes_;
     std::vector<Place> places_;
     size_t head_ = 0;

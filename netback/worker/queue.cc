@@ -61,7 +61,7 @@ Queue::Queue(VifContext& vif, QueueJournal& journal, Parameters parameters)
       resumed_(parameters.resumed),
       number_(parameters.number) {
     if (vif_.link != nullptr) {
-        waiting_ = std::make_unique<bridge::WaitingQueue>(*vif_.link->pool, kWaitingPackets, kWaitingBytes);
+        waiting_ = std::make_unique<bridge::WaitingQueue>(*vif_.waiting, kWaitingPackets, kWaitingBytes);
     }
     task_.queue = this;
     task_.run = [](Task& task) noexcept { static_cast<QueueTask&>(task).queue->run(); };

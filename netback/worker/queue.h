@@ -24,6 +24,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -103,6 +104,7 @@ struct VifContext {
     const char* broken = nullptr;
     SwitchLink* link = nullptr;   // null: its ports are TAPs
     std::vector<Queue*> queues{};
+    std::optional<bridge::PacketPool::Share> waiting{};  // of the switch only
     bool ending = false;  // being disconnected: nothing more is begun
     // The guest's allowance: what is left of this interval, which may be less than nothing by one batch.
     int64_t credit = 0;

@@ -25,6 +25,7 @@ Result<std::unique_ptr<Vif>> Vif::connect(const Resources& resources, VifId id, 
         if (resources.fabric == nullptr) return os_error(ENOTSUP, "connect a vif to a switch");
         vif->link_ = TRY(resources.fabric->join(parameters.port, vif->context_));
         vif->context_.link = &vif->link_;
+        vif->context_.waiting.emplace(*vif->link_.pool);
     }
     for (uint16_t i = 0; i < count; ++i) {
         TRY(vif->add_queue(parameters.queues[i], vif->journal_->queue(i), switched ? -1 : vif->port_files_[i].get(), i));

@@ -324,6 +324,33 @@ TEST_CASE("broadcasts to guests that do not read wait in bounded memory, which c
     }
 }
 
+TEST_CASE("guests that do not read leave room for what waits for one that does") {
+    SwitchRig rig({{.queues = 8},
+                   {.queues = 8, .rx_buffers = 20},
+                   {.queues = 8, .rx_buffers = 20},
+                   {.queues = 8, .rx_buffers = 20},
+                   {.queues = 8, .rx_buffers = 20},
+                   {.rx_buffers = 20}});
+    constexpr size_t kGood = 5;
+    for (size_t deaf = 1; deaf < kGood; ++deaf) rig.guests[deaf].reads = false;
+    rig.disconnect(kGood);
+    const auto broadcast = to_all(rig.addressed(raw_packet(2049), 0, 1));  // two buffers each
+    for (size_t queue = 0; queue < 8; ++queue) {
+        for (int i = 0; i < 20 + 256; ++i) rig.send(0, broadcast, {}, 4096, queue);
+    }
+    for (size_t deaf = 1; deaf < kGood; ++deaf) {
+        CHECK(rig.stats(deaf).rx_waited > 256);
+        CHECK(rig.stats(deaf).rx_dropped > 256);
+    }
+    must(rig.try_connect(kGood, true));
+    rig.guests[kGood].reads = false;  // for a moment
+    for (size_t i = 0; i < 80; ++i) rig.send(0, rig.addressed(raw_packet(100 + i), 0, kGood));
+    CHECK(rig.stats(kGood).rx_waited == 60);
+    CHECK(rig.stats(kGood).rx_dropped == 0);
+    rig.guests[kGood].reads = true;
+    REQUIRE(rig.turn_until([&] { return rig.guests[kGood].received.size() == 80; }));
+}
+
 TEST_CASE("a guest that floods is held to its share") {
     SwitchRig rig({{.floods_per_second = 10}, {}});
     for (int i = 0; i < 200; ++i) rig.send(0, to_all(rig.addressed(raw_packet(60), 0, 1)));

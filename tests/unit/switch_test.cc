@@ -9,7 +9,6 @@
 #include <set>
 
 #include "bridge/switch/dpdk.h"
-#include "bridge/switch/packet_pool.h"
 #include "bridge/switch/switch.h"
 
 using namespace ringback;
@@ -522,43 +521,4 @@ TEST_CASE("addresses and bridge names are taken whole or not at all") {
         INFO(bad);
         CHECK_FALSE(parse_bridge_name(bad));
     }
-}
-
-TEST_CASE("packets wait in order, whole, and not without bound") {
-    REQUIRE(start_dpdk(32));
-    auto pool = PacketPool::create(256);
-    REQUIRE(pool);
-    const uint32_t free = (*pool)->free();
-    {
-        WaitingQueue queue(**pool, 10, 200'000);
-        std::mt19937 random(3);
-        std::vector<std::vector<std::byte>> sent;
-        size_t popped = 0;
-        for (int i = 0; i < 2000; ++i) {
-            std::vector<std::byte> packet(1 + random() % 65553);
-            for (auto& byte : packet) byte = static_cast<std::byte>(random());
-            const size_t cut = random() % packet.size();
-            const std::array<std::span<const std::byte>, 2> parts{std::span(packet).first(cut), std::span(packet).subspan(cut)};
-            const bool room = queue.count() < 10 && queue.bytes() + packet.size() <= 200'000;
-            REQUIRE(queue.push(parts, static_cast<uint64_t>(i)) == room);
-            if (room) sent.push_back(packet);
-            if (random() % 3 != 0 || queue.empty()) continue;
-            std::array<std::span<std::byte>, WaitingQueue::kMostParts> to;
-            std::vector<std::byte> got;
-            const size_t count = queue.parts(0, to);
-            for (size_t part = 0; part < count; ++part) got.insert(got.end(), to[part].begin(), to[part].end());
-            REQUIRE(got == sent[popped++]);
-            REQUIRE(queue.size(0) == got.size());
-            queue.pop(1);
-        }
-        CHECK(popped > 100);
-        // A second one finds what the first one leaves.
-        WaitingQueue greedy(**pool, 1000, 1 << 30);
-        const std::vector<std::byte> packet(2048);
-        const std::array<std::span<const std::byte>, 1> parts{std::span(packet)};
-        while (greedy.push(parts, 0)) {
-        }
-        CHECK((*pool)->free() == 0);
-    }
-    CHECK((*pool)->free() == free);
 }
