@@ -31,7 +31,7 @@ Result<void> take_switch(const Setting& setting, Config& config) {
     if (setting.key == "check_source") return setting.take(0, 1, config.switch_check_source);
     if (setting.key == "floods_per_second") return setting.take(0, kMost, config.switch_floods);
     if (setting.key == "kilobytes_per_second") return setting.take(0, kMost, config.switch_kilobytes);
-    if (setting.key == "table_entries") return setting.take(64, 65536, config.switch_table);
+    if (setting.key == "table_entries") return setting.take(64, kMaxTableEntries, config.switch_table);
     if (setting.key == "ageing_seconds") return setting.take(10, 1'000'000, config.switch_ageing);
     return setting.unknown();
 }

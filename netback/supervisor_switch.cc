@@ -23,7 +23,7 @@ void ask_page(const std::shared_ptr<TableJob>& job, uint32_t cursor) {
     Message message;
     message.type = MessageType::table;
     message.body.table = {Text<32>(job->name), cursor};
-    job->worker.request(message, {}, [job](const Answer& answer) {
+    job->worker.request(message, {}, [job, cursor](const Answer& answer) {
         if (answer.error != 0) return job->respond(control_error(answer.message.str()));
         for (size_t i = 0; i < std::min<size_t>(answer.table.count, answer.table.entries.size()); ++i) {
             const TableEntry& entry = answer.table.entries[i];
@@ -34,7 +34,12 @@ void ask_page(const std::shared_ptr<TableJob>& job, uint32_t cursor) {
                                     {"configured", entry.pinned != 0},
                                     {"age_seconds", entry.age_s}});
         }
-        if (answer.table.cursor != 0) return ask_page(job, answer.table.cursor);
+        const uint32_t next = answer.table.cursor;
+        // As many entries as were given are behind us at least: so there is an end, whatever the worker says.
+        if (next != 0 && (next < cursor + answer.table.entries.size() || next >= kMaxTableEntries)) {
+            return job->respond(control_error(fmt::format("the switch worker's table does not end: it goes on at {} after {}", next, cursor)));
+        }
+        if (next != 0) return ask_page(job, next);
         job->respond({{"ok", true}, {"switch", job->name}, {"entries", std::move(job->entries)}});
     });
 }

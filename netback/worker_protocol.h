@@ -36,6 +36,7 @@ namespace ringback::net {
 inline constexpr uint32_t kProtocolVersion = 2;
 inline constexpr size_t kMaxQueues = 8;
 inline constexpr size_t kMaxDescriptors = kMaxQueues + 1;
+inline constexpr uint32_t kMaxTableEntries = 65536;  // of a switch
 
 // Size of a vif's journal file (worker/journal.h).
 inline constexpr size_t kJournalBytes = kMaxQueues * (64 + xen::netif::kTxEntries + 2 * xen::netif::kRxEntries) + 392;
@@ -162,7 +163,7 @@ struct TableEntry {
 };
 struct TablePage {
     uint32_t count;
-    uint32_t cursor;  // 0: that was all
+    uint32_t cursor;  // 0: that was all; otherwise the page is full, and this is where it ended in the table
     std::array<TableEntry, 64> entries;
 };
 

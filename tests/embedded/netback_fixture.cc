@@ -38,9 +38,11 @@ void enter_network_namespace() {
     if (::access("/dev/net/tun", R_OK | W_OK) != 0) SKIP("needs /dev/net/tun");
 }
 
-NetDaemon::NetDaemon(const CoreProcess& core, const std::string& settings)
-    : DaemonProcess(core, "netbackd", settings + "[vif]\nmax_queues = 4\n[switch]\nnames = \"lan0\"\n",
-                    {RINGBACK_NETBACKD, "--spawn-worker", "--worker-program", RINGBACK_NETBACK_WORKER}) {
+NetDaemon::NetDaemon(const CoreProcess& core, const NetSettings& settings)
+    : DaemonProcess(core, "netbackd",
+                    settings.lines + "[vif]\nmax_queues = 4\n[switch]\nnames = \"lan0\"\n" + settings.switch_lines,
+                    {RINGBACK_NETBACKD, "--spawn-worker", "--worker-program",
+                     settings.worker_program.empty() ? RINGBACK_NETBACK_WORKER : settings.worker_program}) {
     start();
 }
 
@@ -95,7 +97,7 @@ std::vector<std::byte> HostPort::receive(int timeout_ms) const {
     }
 }
 
-NetBed::NetBed(const std::string& settings) : t({}, {.memory_mib = 64}), daemon(t.core, settings) {}
+NetBed::NetBed(const NetSettings& settings) : t({}, {.memory_mib = 64}), daemon(t.core, settings) {}
 
 std::unique_ptr<frontend::Netfront> NetBed::front(frontend::NetOptions options) const {
     options.domid = t.domid;

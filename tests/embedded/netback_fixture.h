@@ -21,10 +21,15 @@ namespace ringback::test {
 // A network namespace for this thread and what it starts; the test is skipped where that is not allowed.
 void enter_network_namespace();
 
+struct NetSettings {
+    std::string lines{};            // of its configuration
+    std::string switch_lines{};     // of [switch]
+    std::string worker_program{};   // empty: ours
+};
+
 class NetDaemon : public DaemonProcess {
   public:
-    // `settings`: lines of its configuration.
-    explicit NetDaemon(const CoreProcess& core, const std::string& settings = {});
+    explicit NetDaemon(const CoreProcess& core, const NetSettings& settings);
     // Of the first guest that has a vif of that number, or of this one.
     [[nodiscard]] nlohmann::json vif(uint32_t handle = 0, int domid = -1) const;
     [[nodiscard]] pid_t worker() const;
@@ -43,7 +48,7 @@ class HostPort {
 };
 
 struct NetBed {
-    explicit NetBed(const std::string& settings = {});
+    explicit NetBed(const NetSettings& settings = {});
 
     [[nodiscard]] std::unique_ptr<frontend::Netfront> front(frontend::NetOptions options = {}) const;
     [[nodiscard]] std::string back(uint32_t handle = 0) const;

@@ -141,7 +141,7 @@ TEST_CASE("a vif that is on its network stays there, whatever a new netbackd fin
 
 TEST_CASE("an address that the pool does not hold for the guest is reported, and served") {
     const PoolFile pool;
-    NetBed bed(pool.settings());
+    NetBed bed({.lines = pool.settings()});
     const mac::Guest guest{"guest", uuid_of(bed, bed.t.domid)};
     pool.hold("00:16:3e:00:00:01", guest, 0);
     pool.hold("00:16:3e:00:00:02", {"db", "11111111-2222-4333-8444-555555555555"}, 0);
@@ -170,7 +170,7 @@ TEST_CASE("an address that the pool does not hold for the guest is reported, and
 
 TEST_CASE("a pool that is locked keeps no guest waiting; its answer comes later") {
     const PoolFile pool;
-    NetBed bed(pool.settings());
+    NetBed bed({.lines = pool.settings()});
     pool.hold("00:16:3e:00:00:01", {"guest", uuid_of(bed, bed.t.domid)}, 0);
     sqlite3* other = nullptr;
     REQUIRE(sqlite3_open((pool.directory + "/pool.db").c_str(), &other) == SQLITE_OK);
@@ -190,7 +190,7 @@ TEST_CASE("a pool that is locked keeps no guest waiting; its answer comes later"
 }
 
 TEST_CASE("a cluster that takes connections and says nothing keeps nobody waiting, nor does netbackd's end") {
-    NetBed bed("mac_pool = \"etcd+http://127.0.0.1:2379/pool\"\n");
+    NetBed bed({.lines = "mac_pool = \"etcd+http://127.0.0.1:2379/pool\"\n"});
     if (std::system("ip link set lo up") != 0) SKIP("needs ip");
     const UniqueFd mute(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in address{};
