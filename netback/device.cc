@@ -121,7 +121,10 @@ bool Device::look() {
         if (adopting_) return false;  // its worker comes with its port, or is known not to come
         follow_wishes();
         const Action action = next_action(view_);
-        if (action == Action::forget) return pending_ == 0;
+        if (action == Action::forget) {
+            forget_rings();
+            return pending_ == 0;
+        }
         if (action == Action::none) {
             if (closing_since_ && !view_.close_overdue) look_after(kClosePatience);
             return false;
@@ -153,7 +156,7 @@ void Device::act(Action action) {
             announced_ = true;
             return publish(XenbusState::connected, [](xen::Store::Update&) {});
         case Action::publish_closing: return publish(XenbusState::closing, [](xen::Store::Update&) {});
-        case Action::publish_closed: return publish(XenbusState::closed, [](xen::Store::Update&) {});
+        case Action::publish_closed: forget_rings(); return publish(XenbusState::closed, [](xen::Store::Update&) {});
     }
 }
 
@@ -343,6 +346,11 @@ void Device::ring_gone() {
         (void)tap_->set_queues(1);
     }
     (void)::unlink(journal_path().c_str());
+}
+
+// Of rings that were to be served again, the frontend has let go.
+void Device::forget_rings() {
+    if (resume_) ring_gone();
 }
 
 void Device::connection_failed(const std::string& why) {

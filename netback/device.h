@@ -94,6 +94,7 @@ class Device {
     void connect_answered(const Answer& answer);
     void disconnect();
     void ring_gone();
+    void forget_rings();
     // What may change while it is connected: the rate, and whether the guest names its multicasts.
     void follow_wishes();
     void publish(xen::XenbusState state, const std::function<void(xen::Store::Update&)>& more);
