@@ -33,6 +33,7 @@ Result<void> take_switch(const Setting& setting, Config& config) {
     if (setting.key == "kilobytes_per_second") return setting.take(0, kMost, config.switch_kilobytes);
     if (setting.key == "table_entries") return setting.take(64, kMaxTableEntries, config.switch_table);
     if (setting.key == "ageing_seconds") return setting.take(10, 1'000'000, config.switch_ageing);
+    if (setting.key == "address_wait_seconds") return setting.take(0, 3600, config.switch_address_wait);
     return setting.unknown();
 }
 

@@ -30,6 +30,7 @@ struct Config : DaemonConfig {
     uint32_t switch_kilobytes = 0;      // that a vif may send, a second; 0: no limit
     uint32_t switch_table = 4096;       // addresses that a switch knows
     uint32_t switch_ageing = 300;       // seconds for which a learned one counts
+    uint32_t switch_address_wait = 30;  // seconds for which a vif waits for one with its address to go
 
     [[nodiscard]] bool has_switch(const std::string& name) const;
     [[nodiscard]] std::string journal_directory() const { return runtime_directory + "/net"; }

@@ -22,6 +22,7 @@ using xen::XenbusState;
 // libxl waits 10 s for Closed.
 constexpr milliseconds kClosePatience{6000};
 constexpr milliseconds kStoreTroublePause{1000};
+constexpr milliseconds kAddressPause{250};
 constexpr int kMaxSteps = 32;
 constexpr const char* kRefusalScript = RINGBACK_VIF_REFUSED;
 
@@ -98,6 +99,7 @@ bool Device::gather() {
     view_.close_overdue = closing_since_ && Clock::now() >= *closing_since_ + kClosePatience;
     view_.broken = broken_;
     view_.announced = announced_;
+    view_.address_taken = address_taken_since_ && Clock::now() < ask_for_address_;
     view_.port = port_;
     view_.ring = ring_;
 
@@ -127,6 +129,7 @@ bool Device::look() {
         }
         if (action == Action::none) {
             if (closing_since_ && !view_.close_overdue) look_after(kClosePatience);
+            else if (view_.address_taken) look_after(kAddressPause);
             return false;
         }
         log::debug("{}: backend {}, frontend {}: {}", id_.text(), xen::to_string(view_.backend),
@@ -314,6 +317,8 @@ void Device::connect_answered(const Answer& answer) {
         resume_ = true;  // it may have served the rings for a moment
         return;
     }
+    if (answer.error == EEXIST && switch_port_ && wait_for_address(answer.message.str())) return;
+    address_taken_since_.reset();
     resume_ = false;
     if (answer.error != 0) {
         ring_gone();
@@ -327,6 +332,19 @@ void Device::connect_answered(const Answer& answer) {
     log::info("{}: {} queue{}, {} {} {}", id_.text(), connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
               connected_.scatter_gather != 0 ? "scatter-gather" : "one page a packet", switch_port_ ? "on switch" : "as",
               switch_port_ ? switch_port_->name.str() : interface());
+}
+
+bool Device::wait_for_address(const std::string& why) {
+    const auto now = Clock::now();
+    if (!address_taken_since_) {
+        address_taken_since_ = now;
+        error_ = why;
+        log_guest("{}; waiting until it is free", why);
+    }
+    if (now >= *address_taken_since_ + std::chrono::seconds(around_.config.switch_address_wait)) return false;
+    ring_ = RingPhase::none;
+    ask_for_address_ = now + kAddressPause;
+    return true;
 }
 
 void Device::disconnect() {
@@ -350,6 +368,7 @@ void Device::ring_gone() {
 
 // Of rings that were to be served again, the frontend has let go.
 void Device::forget_rings() {
+    address_taken_since_.reset();
     if (resume_) ring_gone();
 }
 

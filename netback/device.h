@@ -92,6 +92,8 @@ class Device {
     void connect();
     [[nodiscard]] Result<void> try_connect();
     void connect_answered(const Answer& answer);
+    // False: it has been waited for long enough.
+    [[nodiscard]] bool wait_for_address(const std::string& why);
     void disconnect();
     void ring_gone();
     void forget_rings();
@@ -137,6 +139,8 @@ class Device {
     Connect connected_{};
     std::string error_;        // why there is no port, or why the connection ended
     std::optional<Clock::time_point> closing_since_;
+    std::optional<Clock::time_point> address_taken_since_;
+    Clock::time_point ask_for_address_{};
     std::optional<EventLoop::Timer> timer_;
     uint32_t pending_ = 0;     // replies that will still call into this object
     LogLimiter limiter_;

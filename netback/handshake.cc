@@ -32,7 +32,7 @@ bool unusable(const View& view) { return view.broken || view.port == PortPhase::
 Action follow_rings(const View& view) {
     if (!wants_rings(view.frontend)) return Action::none;
     if (view.port == PortPhase::none) return Action::open_port;
-    if (view.ring == RingPhase::none) return Action::connect;
+    if (view.ring == RingPhase::none) return view.address_taken ? Action::none : Action::connect;
     if (view.ring != RingPhase::connected) return Action::none;
     return view.announced ? Action::none : Action::publish_connected;
 }

@@ -18,6 +18,8 @@
 //   - Closed and online: no rings, but the port stays, as it is in a bridge and the frontend may come back.
 //   - online=0 with Closing is the toolstack taking the vif away: the port goes too. A frontend that is up gets a bounded
 //     time.
+//   - Whose address another vif of the switch still has (which is being detached, or was migrated on this host) is connected when
+//     that one has gone. The frontend sees InitWait meanwhile.
 //   - A worker that died is replaced and served the same rings again, with both sides Connected throughout.
 //   - Our own directory is the toolstack's to delete.
 #pragma once
@@ -41,6 +43,7 @@ struct View {
     bool close_overdue = false;  // Closing for longer than a frontend is given
     bool broken = false;         // the frontend or the worker made this connection unusable
     bool announced = false;      // Connected was written after the rings were connected
+    bool address_taken = false;  // on the switch, by a vif that may be about to go: to be asked again later
     PortPhase port = PortPhase::none;
     RingPhase ring = RingPhase::none;
 };

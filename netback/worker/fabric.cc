@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "netback/worker/fabric.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "bridge/switch/dpdk.h"
@@ -41,6 +43,11 @@ Result<SwitchLink> Fabric::join(const SwitchPort& port, VifContext& vif) {
                             .floods_per_second = port.floods_per_second};
     rules.trunks.assign(port.trunks.begin(), port.trunks.begin() + std::min<size_t>(port.trunk_count, port.trunks.size()));
     rules.given.assign(port.given.begin(), port.given.begin() + std::min<size_t>(port.given_count, port.given.size()));
+    if (const auto holder = net.decide->holder(rules)) {
+        const VifContext& other = *net.vifs[*holder];
+        return Error{EEXIST, fmt::format("the address {:02x} is in use on switch \"{}\" by vif/{}/{}", fmt::join(rules.address, ":"), name,
+                                         other.domid, other.handle)};
+    }
     const auto index = net.decide->add_port(rules, monotonic_ns());
     if (!index) {
         if (net.decide->ports().empty()) nets_.erase(name);

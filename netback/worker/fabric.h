@@ -22,7 +22,7 @@ namespace ringback::net::worker {
 
 class Fabric {
   public:
-    // `vif` stays where it is until it leaves.
+    // `vif` stays where it is until it leaves. EEXIST: another vif has its address; the error names it.
     [[nodiscard]] Result<SwitchLink> join(const SwitchPort& port, VifContext& vif);
     void leave(const SwitchLink& link);
     // A part of a switch's table.

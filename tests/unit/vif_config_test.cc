@@ -30,6 +30,7 @@ floods_per_second = 5
 kilobytes_per_second = 6
 table_entries = 70
 ageing_seconds = 80
+address_wait_seconds = 90
 )", "test.toml");
     REQUIRE(config.ok());
     CHECK(config.value().control_socket() == "/run/x/netbackd.sock");
@@ -48,6 +49,7 @@ ageing_seconds = 80
     CHECK(config.value().switch_kilobytes == 6);
     CHECK(config.value().switch_table == 70);
     CHECK(config.value().switch_ageing == 80);
+    CHECK(config.value().switch_address_wait == 90);
 }
 
 TEST_CASE("netbackd: a switch's name may be as long as the worker can tell it from another") {
@@ -80,6 +82,7 @@ TEST_CASE("netbackd: the settings file that is installed says what the defaults 
     CHECK(config.value().switch_kilobytes == defaults.switch_kilobytes);
     CHECK(config.value().switch_table == defaults.switch_table);
     CHECK(config.value().switch_ageing == defaults.switch_ageing);
+    CHECK(config.value().switch_address_wait == defaults.switch_address_wait);
 }
 
 TEST_CASE("netbackd: a setting that is none is refused by its name and line") {

@@ -228,6 +228,29 @@ TEST_CASE("vif: a worker that died is replaced with both sides Connected through
     CHECK(vif.seen.empty());
 }
 
+TEST_CASE("vif: whose address is taken waits in InitWait, and can go meanwhile") {
+    Vif vif;
+    vif.view.address_taken = true;
+    vif.settle();
+    vif.script_done();
+    vif.frontend(S::connected);
+    CHECK(vif.connects == 0);
+    CHECK(vif.view.backend == S::init_wait);
+    SECTION("it is free") {
+        vif.view.address_taken = false;
+        vif.settle();
+        CHECK(vif.connects == 1);
+        CHECK(vif.view.backend == S::connected);
+    }
+    SECTION("the vif is taken away") {
+        vif.toolstack_removes();
+        vif.frontend(S::closing);
+        vif.frontend(S::closed);
+        CHECK(vif.view.backend == S::closed);
+        CHECK(vif.holds_nothing());
+    }
+}
+
 TEST_CASE("vif: a supervisor without worker and port takes up a connected vif") {
     Vif vif(S::connected, S::connected);
     vif.view.script_done = vif.view.announced = true;
@@ -239,7 +262,7 @@ TEST_CASE("vif: a supervisor without worker and port takes up a connected vif") 
 TEST_CASE("vif: whatever is seen, it comes to rest, and shows neither Initialised nor Initialising") {
     const auto backend = static_cast<S>(GENERATE(range(0, 9)));
     const auto frontend = static_cast<S>(GENERATE(range(0, 9)));
-    const int bits = GENERATE(range(0, 64));
+    const int bits = GENERATE(range(0, 128));
     Vif vif(backend, frontend);
     vif.view.online = (bits & 1) != 0;
     vif.view.script_done = (bits & 2) != 0;
@@ -250,6 +273,7 @@ TEST_CASE("vif: whatever is seen, it comes to rest, and shows neither Initialise
         vif.view.port = PortPhase::open;
         vif.view.ring = RingPhase::connected;
     }
+    vif.view.address_taken = (bits & 64) != 0;
     vif.settle();
     CHECK(std::none_of(vif.seen.begin(), vif.seen.end(),
                        [](S state) { return state == S::initialised || state == S::initialising; }));
