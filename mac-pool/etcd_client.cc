@@ -186,7 +186,10 @@ Result<void> EtcdClient::authenticate() {
 }
 
 Result<json> EtcdClient::call(const std::string& method, const json& request) {
-    const std::string body = request.dump();
+    return send(method, request.dump());
+}
+
+Result<json> EtcdClient::send(const std::string& method, const std::string& body) {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(patience());
     Error last{EAGAIN, "etcd: not asked"};
     bool fresh_token = false;

@@ -36,6 +36,8 @@ class EtcdClient {
 
     // `method` is "kv/txn". EAGAIN: no member could serve it before the deadline.
     [[nodiscard]] Result<nlohmann::json> call(const std::string& method, const nlohmann::json& request);
+    // The same, with the request written out already.
+    [[nodiscard]] Result<nlohmann::json> send(const std::string& method, const std::string& body);
     [[nodiscard]] const std::string& prefix() const { return address_.prefix; }
 
   private:

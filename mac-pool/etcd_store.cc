@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <map>
 #include <random>
 
-#include "mac-pool/etcd_client.h"
+#include "mac-pool/etcd_changes.h"
+#include "mac-pool/etcd_view.h"
 
 namespace ringback::mac {
 
@@ -18,31 +20,20 @@ using nlohmann::json;
 namespace {
 
 constexpr auto kDeadline = std::chrono::seconds(60);
-constexpr int64_t kPage = 1000;
-
-// 64-bit numbers are strings in the gateway's JSON; zero is left out.
-int64_t number(const json& object, const char* name) {
-    const auto at = object.find(name);
-    if (at == object.end()) return 0;
-    if (at->is_string()) return std::stoll(at->get<std::string>());
-    return at->get<int64_t>();
-}
-
-std::string bytes(const json& object, const char* name) {
-    const auto at = object.find(name);
-    return at == object.end() ? std::string() : unbase64(at->get<std::string>());
-}
+constexpr size_t kMany = 600;       // pieces of work in one transaction on a view; each writes 5 keys, or a few more
+constexpr size_t kKeysPerPiece = 6;  // what reading for a piece key by key would ask for
+constexpr unsigned kViews = 3;       // where others write all the time, key by key gets on better
 
 class EtcdTransaction final : public Transaction {
   public:
-    // `leases` outlives the tries of one transaction, so that a retry asks for no second lease.
-    EtcdTransaction(EtcdClient& client, std::map<int64_t, std::string>& leases)
-        : client_(client), leases_(leases) {}
+    EtcdTransaction(EtcdClient& client, EtcdChanges::Leases& leases)
+        : client_(client), changes_(client, leases) {}
 
     Result<std::optional<std::string>> get(const std::string& key) override {
-        if (const auto own = writes_.find(key); own != writes_.end()) return own->second.value;
+        if (const auto own = changes_.all().find(key); own != changes_.all().end()) return own->second.value;
         if (const auto known = reads_.find(key); known != reads_.end()) return known->second.value;
         const json answer = TRY(client_.call("kv/range", {{"key", base64(client_.prefix() + key)}}));
+        note_view(answer);
         const auto kvs = answer.find("kvs");
         if (kvs == answer.end() || kvs->empty()) {
             reads_[key] = {};
@@ -53,19 +44,19 @@ class EtcdTransaction final : public Transaction {
 
     Result<std::optional<Entry>> first(const std::string& prefix) override {
         // Enough of them that one is not removed by this very transaction.
-        const auto removed = std::ranges::count_if(writes_, [&](const auto& write) {
+        const auto removed = std::ranges::count_if(changes_.all(), [&](const auto& write) {
             return !write.second.value && write.first.starts_with(prefix);
         });
         const json answer = TRY(range(prefix, 1 + removed));
         std::optional<Entry> found;
         for (const json& kv : answer.value("kvs", json::array())) {
             const Entry entry = note(kv);
-            const auto own = writes_.find(entry.first);
-            if (own != writes_.end() && !own->second.value) continue;
-            found = own == writes_.end() ? entry : Entry{entry.first, *own->second.value};
+            const auto own = changes_.all().find(entry.first);
+            if (own != changes_.all().end() && !own->second.value) continue;
+            found = own == changes_.all().end() ? entry : Entry{entry.first, *own->second.value};
             break;
         }
-        for (const auto& [key, write] : writes_) {
+        for (const auto& [key, write] : changes_.all()) {
             if (write.value && key.starts_with(prefix) && (!found || key < found->first))
                 found = Entry{key, *write.value};
         }
@@ -77,10 +68,10 @@ class EtcdTransaction final : public Transaction {
         const json answer = TRY(range(prefix, 0));
         for (const json& kv : answer.value("kvs", json::array())) {
             const std::string key = note(kv).first;
-            const auto own = writes_.find(key);
-            if (own == writes_.end() || own->second.value) found.push_back(key);
+            const auto own = changes_.all().find(key);
+            if (own == changes_.all().end() || own->second.value) found.push_back(key);
         }
-        for (const auto& [key, write] : writes_) {
+        for (const auto& [key, write] : changes_.all()) {
             if (write.value && key.starts_with(prefix) && std::ranges::find(found, key) == found.end())
                 found.push_back(key);
         }
@@ -91,7 +82,7 @@ class EtcdTransaction final : public Transaction {
     Result<void> prefetch(const std::vector<std::string>& keys) override {
         std::vector<std::string> asked;
         for (const std::string& key : keys) {
-            if (reads_.contains(key) || writes_.contains(key)) continue;
+            if (reads_.contains(key) || changes_.all().contains(key)) continue;
             asked.push_back(key);
         }
         if (asked.empty()) return {};
@@ -104,6 +95,7 @@ class EtcdTransaction final : public Transaction {
             operations.push_back({{"request_range", std::move(range)}});
         }
         const json answer = TRY(client_.call("kv/txn", {{"success", operations}}));
+        note_view(answer);
         const json responses = answer.value("responses", json::array());
         for (size_t index = 0; index < asked.size() && index < responses.size(); ++index) {
             const json found =
@@ -117,29 +109,34 @@ class EtcdTransaction final : public Transaction {
         return {};
     }
 
-    void put(const std::string& key, const std::string& value) override { writes_[key] = {value, 0}; }
+    void put(const std::string& key, const std::string& value) override { changes_.set(key, {value, 0}); }
     void put_expiring(const std::string& key, const std::string& value, int64_t seconds) override {
-        writes_[key] = {value, seconds};
+        changes_.set(key, {value, seconds});
     }
-    void remove(const std::string& key) override { writes_[key] = {std::nullopt, 0}; }
+    void remove(const std::string& key) override {
+        // What was read is compared, so what is not there need not be removed.
+        if (const auto known = reads_.find(key); known != reads_.end() && !known->second.value) {
+            changes_.drop(key);
+        } else {
+            changes_.set(key, {std::nullopt, 0});
+        }
+    }
 
     // false: somebody changed what was read. `write` false: only asks whether the view was consistent.
     Result<bool> commit(bool write) {
-        const bool nothing_to_write = !write || writes_.empty();
-        if (nothing_to_write && reads_.size() < 2) return true;
+        if ((!write || changes_.all().empty()) && reads_.size() < 2) return true;
         json compare = json::array();
-        for (const auto& [key, read] : reads_) {
-            compare.push_back({{"key", base64(client_.prefix() + key)},
-                               {"target", "MOD"},
-                               {"result", "EQUAL"},
-                               {"mod_revision", std::to_string(read.revision)}});
+        if (reads_.size() > kEtcdOperations) {
+            compare.push_back(changes_.unchanged_since(oldest_));
+        } else {
+            for (const auto& [key, read] : reads_) {
+                compare.push_back({{"key", base64(client_.prefix() + key)},
+                                   {"target", "MOD"},
+                                   {"result", "EQUAL"},
+                                   {"mod_revision", std::to_string(read.revision)}});
+            }
         }
-        json success = json::array();
-        if (!nothing_to_write) {
-            for (const auto& [key, change] : writes_)
-                success.push_back(TRY(operation(key, change)));
-        }
-        const json answer = TRY(client_.call("kv/txn", {{"compare", compare}, {"success", success}}));
+        const json answer = TRY(changes_.commit(compare, write));
         return answer.value("succeeded", false);
     }
 
@@ -148,47 +145,32 @@ class EtcdTransaction final : public Transaction {
         std::optional<std::string> value;
         int64_t revision = 0;  // 0: absent
     };
-    struct Write {
-        std::optional<std::string> value;  // nullopt: removed
-        int64_t seconds = 0;
-    };
-
     Result<json> range(const std::string& prefix, int64_t limit) {
         const std::string from = client_.prefix() + prefix;
-        return client_.call("kv/range", {{"key", base64(from)},
-                                         {"range_end", base64(after_prefix(from))},
-                                         {"limit", std::to_string(limit)}});
+        json answer = TRY(client_.call("kv/range", {{"key", base64(from)},
+                                                    {"range_end", base64(after_prefix(from))},
+                                                    {"limit", std::to_string(limit)}}));
+        note_view(answer);
+        return answer;
+    }
+
+    // As of which revision the member has answered.
+    void note_view(const json& answer) {
+        oldest_ = std::min(oldest_, etcd_number(answer.value("header", json::object()), "revision"));
     }
 
     // What a key holds, by its first reading: a later one that differs makes the commit fail, as it should.
     Entry note(const json& kv) {
-        const std::string key = bytes(kv, "key").substr(client_.prefix().size());
+        const std::string key = etcd_bytes(kv, "key").substr(client_.prefix().size());
         const auto [at, fresh] =
-            reads_.try_emplace(key, Read{bytes(kv, "value"), number(kv, "mod_revision")});
+            reads_.try_emplace(key, Read{etcd_bytes(kv, "value"), etcd_number(kv, "mod_revision")});
         return {key, at->second.value.value_or(std::string())};
     }
 
-    Result<json> operation(const std::string& key, const Write& change) {
-        const std::string name = base64(client_.prefix() + key);
-        if (!change.value) return json{{"request_delete_range", {{"key", name}}}};
-        json put{{"key", name}, {"value", base64(*change.value)}};
-        if (change.seconds > 0) put["lease"] = TRY(lease(change.seconds));
-        return json{{"request_put", put}};
-    }
-
-    Result<std::string> lease(int64_t seconds) {
-        std::string& id = leases_[seconds];
-        if (id.empty()) {
-            const json answer = TRY(client_.call("lease/grant", {{"TTL", std::to_string(seconds)}}));
-            id = std::to_string(number(answer, "ID"));
-        }
-        return id;
-    }
-
     EtcdClient& client_;
-    std::map<int64_t, std::string>& leases_;
+    EtcdChanges changes_;
     std::map<std::string, Read> reads_;
-    std::map<std::string, Write> writes_;
+    int64_t oldest_ = std::numeric_limits<int64_t>::max();
 };
 
 class EtcdStore final : public Store {
@@ -198,7 +180,7 @@ class EtcdStore final : public Store {
 
     Result<void> transact(const Work& work) override {
         const auto deadline = std::chrono::steady_clock::now() + kDeadline;
-        std::map<int64_t, std::string> leases;
+        EtcdChanges::Leases leases;
         for (int64_t longest = 2'000;; longest = std::min<int64_t>(longest * 2, 100'000)) {
             EtcdTransaction transaction(client_, leases);
             const Result<void> done = work(transaction);
@@ -215,23 +197,43 @@ class EtcdStore final : public Store {
         }
     }
 
-    Result<void> scan(const std::string& prefix, const std::function<void(const Entry&)>& each) override {
-        std::string from = client_.prefix() + prefix;
-        const std::string end = base64(after_prefix(from));
-        int64_t revision = 0;  // that of the first page, for all of them
-        while (true) {
-            const json answer = TRY(client_.call("kv/range", {{"key", base64(from)},
-                                                              {"range_end", end},
-                                                              {"limit", std::to_string(kPage)},
-                                                              {"revision", std::to_string(revision)}}));
-            if (revision == 0) revision = number(answer.at("header"), "revision");
-            for (const json& kv : answer.value("kvs", json::array())) {
-                from = bytes(kv, "key");
-                each({from.substr(client_.prefix().size()), bytes(kv, "value")});
+    Result<void> transact_all(size_t count, const Part& work) override {
+        EtcdChanges::Leases leases;
+        std::optional<EtcdView> view;
+        size_t step = kMany;
+        unsigned views = count <= batch() ? kViews : 0;
+        for (size_t done = 0; done < count;) {
+            if (!view && views < kViews) {
+                view = TRY(take_view((count - done) * kKeysPerPiece));
+                views = view ? views + 1 : kViews;
             }
-            if (!answer.value("more", false)) return {};
-            from += '\0';  // the next possible key
+            const size_t to = std::min(count, done + (view ? step : batch()));
+            if (!view) {
+                TRY(transact([&](Transaction& transaction) { return work(transaction, done, to); }));
+                done = to;
+                continue;
+            }
+            EtcdViewTransaction transaction(client_, leases, *view);
+            const Result<void> worked = work(transaction, done, to);
+            const auto committed = transaction.commit(worked.ok());
+            if (!committed.ok() && committed.error().code == E2BIG && to - done > 1) {
+                step = (to - done) / 2;
+                continue;
+            }
+            if (!committed.ok()) return committed.error();
+            if (!committed.value()) {
+                view.reset();
+                continue;
+            }
+            if (!worked.ok()) return worked;
+            done = to;
         }
+        return {};
+    }
+
+    Result<void> scan(const std::string& prefix, const std::function<void(const Entry&)>& each) override {
+        (void)TRY(read_all(client_, prefix, std::numeric_limits<uint64_t>::max(), each));
+        return {};
     }
 
     Result<uint64_t> count(const std::string& prefix) override {
@@ -239,7 +241,7 @@ class EtcdStore final : public Store {
         const json answer = TRY(client_.call(
             "kv/range",
             {{"key", base64(from)}, {"range_end", base64(after_prefix(from))}, {"count_only", true}}));
-        return static_cast<uint64_t>(number(answer, "count"));
+        return static_cast<uint64_t>(etcd_number(answer, "count"));
     }
 
     // Within etcd's own limit of 128 operations in a transaction.
@@ -247,6 +249,15 @@ class EtcdStore final : public Store {
     [[nodiscard]] std::string name() const override { return url_; }
 
   private:
+    // nullopt: the pool holds more keys than that.
+    Result<std::optional<EtcdView>> take_view(uint64_t most) {
+        EtcdView view;
+        const auto revision = TRY(read_all(client_, "", most, [&](const Entry& entry) { view.entries.insert(entry); }));
+        if (!revision) return std::optional<EtcdView>();
+        view.revision = *revision;
+        return std::optional<EtcdView>(std::move(view));
+    }
+
     std::string url_;
     EtcdClient client_;
     std::minstd_rand random_;

@@ -52,24 +52,27 @@ Result<void> import_one(Ledger& ledger, const Sighting& sighting, Imported& impo
 
 Result<Imported> import_sightings(Pool& pool, const std::vector<Sighting>& sightings) {
     Imported all;
-    for (size_t from = 0; from < sightings.size(); from += pool.batch()) {
-        const size_t to = std::min(sightings.size(), from + pool.batch());
-        Imported some;
-        TRY(pool.together([&](Ledger& ledger) -> Result<void> {
-            some = {};
-            std::vector<std::pair<Mac, std::optional<Guest>>> coming;
-            for (size_t index = from; index < to; ++index) {
-                coming.emplace_back(sightings[index].mac, sightings[index].guest);
-            }
-            TRY(ledger.expect(coming));
-            for (size_t index = from; index < to; ++index)
-                TRY(import_one(ledger, sightings[index], some));
-            return {};
-        }));
+    Imported some;  // of the part that is not committed yet
+    size_t begun = 0;
+    const auto take = [&] {
         all.added += some.added;
         all.known += some.known;
         std::ranges::move(some.problems, std::back_inserter(all.problems));
-    }
+    };
+    TRY(pool.together(sightings.size(), [&](Ledger& ledger, size_t from, size_t to) -> Result<void> {
+        if (from != begun) take();
+        begun = from;
+        some = {};
+        std::vector<std::pair<Mac, std::optional<Guest>>> coming;
+        for (size_t index = from; index < to; ++index) {
+            coming.emplace_back(sightings[index].mac, sightings[index].guest);
+        }
+        TRY(ledger.expect(coming));
+        for (size_t index = from; index < to; ++index)
+            TRY(import_one(ledger, sightings[index], some));
+        return {};
+    }));
+    take();
     return all;
 }
 

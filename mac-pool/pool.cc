@@ -73,6 +73,13 @@ Result<void> Pool::together(const std::function<Result<void>(Ledger&)>& work) {
     });
 }
 
+Result<void> Pool::together(size_t count, const std::function<Result<void>(Ledger&, size_t from, size_t to)>& work) {
+    return store_->transact_all(count, [&](Transaction& transaction, size_t from, size_t to) {
+        Ledger ledger(transaction, *rules_, clock_());
+        return work(ledger, from, to);
+    });
+}
+
 Result<Granted> Pool::allocate(const Guest& guest, unsigned nic) {
     Granted granted;
     TRY(together([&](Ledger& ledger) -> Result<void> {

@@ -52,8 +52,9 @@ class Pool {
 
     // Several operations as one: all or none.
     [[nodiscard]] Result<void> together(const std::function<Result<void>(Ledger&)>& work);
-    // How many addresses one such transaction may change.
-    [[nodiscard]] size_t batch() const { return store_->batch(); }
+    // `count` pieces of work in few transactions, as Store::transact_all.
+    [[nodiscard]] Result<void> together(size_t count,
+                                        const std::function<Result<void>(Ledger&, size_t from, size_t to)>& work);
     [[nodiscard]] const Settings& settings() const { return rules_->settings; }
     [[nodiscard]] std::string name() const { return store_->name(); }
 

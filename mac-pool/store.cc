@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "mac-pool/etcd_client.h"
@@ -21,6 +22,14 @@ bool is_sqlite(const std::string& url) {
 
 Clock system_clock() {
     return [] { return static_cast<int64_t>(std::time(nullptr)); };
+}
+
+Result<void> Store::transact_all(size_t count, const Part& work) {
+    for (size_t from = 0; from < count; from += batch()) {
+        const size_t to = std::min(count, from + batch());
+        TRY(transact([&](Transaction& transaction) { return work(transaction, from, to); }));
+    }
+    return {};
 }
 
 std::string after_prefix(std::string prefix) {

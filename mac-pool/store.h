@@ -57,13 +57,19 @@ class Store {
     // Commits what `work` wrote if it succeeds, nothing if it fails; its error is judged on a consistent
     // view. When this returns without error the change survives a power cut.
     [[nodiscard]] virtual Result<void> transact(const Work& work) = 0;
+    // `count` pieces of work, in as few transactions as suit the store: `work` is called with the first piece of a
+    // part and the end of it, part after part, and again for a part that did not get through.
+    using Part = std::function<Result<void>(Transaction&, size_t from, size_t to)>;
+    [[nodiscard]] virtual Result<void> transact_all(size_t count, const Part& work);
     // Every key that begins with `prefix`, ascending, as of one moment.
     [[nodiscard]] virtual Result<void> scan(const std::string& prefix,
                                             const std::function<void(const Entry&)>& each) = 0;
     [[nodiscard]] virtual Result<uint64_t> count(const std::string& prefix) = 0;
-    // How many addresses one transaction may change.
-    [[nodiscard]] virtual size_t batch() const = 0;
     [[nodiscard]] virtual std::string name() const = 0;
+
+  protected:
+    // How many pieces of work transact_all gives to one transaction.
+    [[nodiscard]] virtual size_t batch() const = 0;
 };
 
 // The first key after all that begin with `prefix`, which must not be empty.

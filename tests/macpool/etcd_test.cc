@@ -4,6 +4,8 @@
 // there.
 #include <catch2/matchers/catch_matchers_string.hpp>
 #include <cstdlib>
+#include <map>
+#include <set>
 
 #include "mac-pool/etcd_client.h"
 #include "tests/macpool/fixture.h"
@@ -130,4 +132,90 @@ TEST_CASE("a cluster with one member of three left is an error, in bounded time,
     own.start_member(1);
     CHECK(must(pool.allocate(named("web"), 2)).fresh);
     CHECK(must(pool.allocate(named("web"), 0)).lease.mac == mac);
+}
+
+namespace {
+
+constexpr unsigned kMoved = 1500;  // several transactions on a view
+
+Mac moved(size_t index) {
+    return Mac{0x00163e000000 + index * 1601};
+}
+
+// Reserves `kMoved` addresses in a row, and calls `meanwhile` in the middle of each transaction. Returns which were refused.
+template <typename Meanwhile>
+std::set<size_t> reserve_all(Pool& pool, const std::string& note, const Meanwhile& meanwhile) {
+    std::set<size_t> refused;
+    must(pool.together(kMoved, [&](Ledger& ledger, size_t from, size_t to) -> Result<void> {
+        std::vector<std::pair<Mac, std::optional<Guest>>> coming;
+        for (size_t index = from; index < to; ++index)
+            coming.emplace_back(moved(index), named("g" + std::to_string(index)));
+        TRY(ledger.expect(coming));
+        for (size_t index = from; index < to; ++index) {
+            const auto granted =
+                ledger.reserve(moved(index), named("g" + std::to_string(index)), 0, Origin::import, note);
+            if (index == from) meanwhile(from, to);
+            if (!granted.ok() && granted.error().code != EEXIST) return granted.error();
+            if (!granted.ok()) refused.insert(index);
+        }
+        return {};
+    }));
+    return refused;
+}
+
+}  // namespace
+
+TEST_CASE("many changes in a row in etcd do not overrun another host's") {
+    Place place(Kind::etcd);
+    Pool pool = place.make("00:16:3e");
+    Pool other = place.pool();
+    // 1: in the middle of the first transaction; 50: of whatever is tried, until it goes key by key and beyond.
+    const unsigned times = GENERATE(1U, 50U);
+    unsigned calls = 0;
+    std::map<size_t, Mac> taken;  // by others: one of the same transaction, each time
+    const std::set<size_t> refused = reserve_all(pool, "a note", [&](size_t from, size_t to) {
+        if (++calls > times) return;
+        for (size_t index = from + 1; index < to; ++index) {
+            if (taken.contains(index)) continue;
+            must(other.reserve(moved(index), named("stranger" + std::to_string(index)), 0));
+            taken[index] = moved(index);
+            return;
+        }
+    });
+    CHECK(calls > kMoved / 600);
+    CHECK_FALSE(taken.empty());
+    for (const auto& [index, mac] : taken) {
+        CHECK(refused.contains(index));
+        CHECK(must(pool.holder(mac))->guest.name == "stranger" + std::to_string(index));
+    }
+    CHECK(refused.size() == taken.size());
+    CHECK(must(pool.stats()).in_use == kMoved);
+    check_whole(*place.store(), pool);
+}
+
+TEST_CASE("many long changes in a row in etcd go in transactions that it takes") {
+    Place place(Kind::etcd);
+    Pool pool = place.make("00:16:3e");
+    unsigned calls = 0;
+    CHECK(reserve_all(pool, std::string(6000, 'n'), [&](size_t, size_t) { ++calls; }).empty());
+    CHECK(calls > 4);
+    CHECK(must(pool.stats()).in_use == kMoved);
+    check_whole(*place.store(), pool);
+    // And into a pool that is larger than what is to be read for it.
+    must(pool.together(20, [&](Ledger& ledger, size_t from, size_t to) -> Result<void> {
+        CHECK(to - from <= 16);
+        for (size_t index = from; index < to; ++index)
+            (void)TRY(ledger.reserve(Mac{moved(index).value + 1}, std::nullopt, 0, Origin::import, {}));
+        return {};
+    }));
+}
+
+TEST_CASE("a guest with more NICs than etcd takes operations is released at once") {
+    Place place(Kind::etcd);
+    Pool pool = place.make("00:16:3e");
+    for (unsigned nic = 0; nic < 70; ++nic)
+        must(pool.allocate(named("router"), nic));
+    CHECK(must(pool.release(named("router"), std::nullopt)).size() == 70);
+    CHECK(must(pool.stats()).in_use == 0);
+    check_whole(*place.store(), pool);
 }
