@@ -3,6 +3,7 @@
 // The commands that read what is in use on this host, and write what a guest shall use.
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "hypervisor/store.h"
@@ -20,6 +21,7 @@ namespace {
 
 constexpr const char* kHostNics = "/sys/class/net";
 constexpr const char* kOpenVSwitch = "/run/openvswitch";
+constexpr const char* kNetbackd = "/run/ringback/netbackd.sock";
 constexpr const char* kXlConfigs = "/etc/xen";
 
 Result<Sightings> look(const SourceRequest& sources) {
@@ -32,6 +34,8 @@ Result<Sightings> look(const SourceRequest& sources) {
     if (sources.switches) {
         all.add(see_bridges(kHostNics));
         all.add(see_open_vswitch(kOpenVSwitch));
+        const char* socket = std::getenv("RINGBACK_NET_SOCKET");  // as the command ringback has it
+        all.add(see_netbackd(socket == nullptr ? kNetbackd : socket));
     }
     if (!sources.switch_table.empty()) all.add(see_switch_table(sources.switch_table));
     for (const std::string& problem : all.problems)

@@ -11,12 +11,14 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "runtime/control_client.h"
 #include "runtime/unique_fd.h"
 
 namespace ringback::mac {
@@ -27,6 +29,7 @@ using nlohmann::json;
 namespace {
 
 constexpr timeval kPatience{5, 0};             // for each piece of an answer
+constexpr std::chrono::seconds kAnswerPatience{15};  // for a whole answer of netbackd
 constexpr size_t kLargestAnswer = 64U << 20;  // a table of half a million
 
 // Number to name.
@@ -132,6 +135,41 @@ Result<void> see_daemon(const std::string& directory, const std::string& pid, Si
     return {};
 }
 
+std::string text_of(const json& object, const char* name) {
+    const auto at = object.is_object() ? object.find(name) : object.end();
+    return at != object.end() && at->is_string() ? at->get<std::string>() : std::string();
+}
+
+// The list that an answer of netbackd must have.
+Result<json> list_of(const json& answer, const char* name, const std::string& socket) {
+    const auto at = answer.find(name);
+    if (at == answer.end() || !at->is_array())
+        return Error{EPROTO, fmt::format("ask {} for its switches: an answer without {}", socket, name)};
+    return *at;
+}
+
+Result<void> see_ringback_switches(const std::string& socket, Sightings& sightings) {
+    const auto daemon = ask(socket, {{"command", "doctor-info"}}, kAnswerPatience);
+    if (!daemon.ok() && (daemon.error().code == ENOENT || daemon.error().code == ECONNREFUSED)) return {};
+    if (!daemon.ok()) return daemon.error();
+    for (const json& name : TRY(list_of(daemon.value(), "switches", socket))) {
+        if (!name.is_string()) return Error{EPROTO, fmt::format("ask {} for its switches: one without a name", socket)};
+        const json table = TRY(ask(socket, {{"command", "switch-table"}, {"switch", name}}, kAnswerPatience));
+        for (const json& entry : TRY(list_of(table, "entries", socket))) {
+            const auto mac = parse_unicast(text_of(entry, "mac"));
+            if (!mac.ok()) continue;
+            const auto vlan = entry.find("vlan");  // an object: it has a mac
+            const std::string guest = text_of(entry, "guest");
+            sightings.found.push_back({mac.value(), Source::switch_table,
+                                       fmt::format("Ringback switch {}, port {}{}, VLAN {}", name.get<std::string>(),
+                                                   text_of(entry, "device"), guest.empty() ? "" : " of guest " + guest,
+                                                   vlan == entry.end() ? "?" : vlan->dump()),
+                                       std::nullopt, 0});
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
 Sightings see_bridges(const std::string& directory) {
@@ -156,6 +194,12 @@ Sightings see_open_vswitch(const std::string& directory) {
     std::string pid;
     if (!(file >> pid)) return sightings;  // it does not run here
     if (const auto seen = see_daemon(directory, pid, sightings); !seen.ok()) sightings.problems.push_back(seen.error().message);
+    return sightings;
+}
+
+Sightings see_netbackd(const std::string& socket) {
+    Sightings sightings;
+    if (const auto seen = see_ringback_switches(socket, sightings); !seen.ok()) sightings.problems.push_back(seen.error().message);
     return sightings;
 }
 

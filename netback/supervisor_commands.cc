@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <sstream>
+
 #include "netback/supervisor.h"
 #include "hypervisor/guest_status.h"
 
@@ -98,7 +100,11 @@ void Supervisor::doctor_info(Responder respond) {
     for (const auto& [id, device] : devices_) {
         if (!device->error().empty()) troubled.push_back({{"device", id.text()}, {"error", device->error()}});
     }
+    nlohmann::json switches = nlohmann::json::array();
+    std::istringstream names(config_.switch_names);
+    for (std::string name; names >> name;) switches.push_back(name);
     respond({{"ok", true},
+             {"switches", switches},
              {"daemon_version", RINGBACK_VERSION},
              {"pid", ::getpid()},
              {"worker_start", to_string(config_.worker_start)},

@@ -3,11 +3,15 @@
 // Vifs on the built-in switch with the real daemon and the real worker: what the toolstack's nodes say decides, errors reach
 // the one who typed xl, and nothing is lost when a process dies. The two NICs are of one guest.
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
+#include <filesystem>
 #include <fstream>
 
+#include "mac-pool/pool.h"
 #include "netback_fixture.h"
 
 using namespace ringback;
@@ -59,7 +63,7 @@ size_t resident_bytes(pid_t pid) {
 }
 
 struct TwoOnSwitch {
-    TwoOnSwitch() {
+    explicit TwoOnSwitch(const NetSettings& settings = {}) : bed(settings) {
         must(bed.xl.attach_nic(bed.t.domid, on_switch(0)));
         must(bed.xl.attach_nic(bed.t.domid, on_switch(1)));
         one = bed.front({.handle = 0});
@@ -174,4 +178,50 @@ TEST_CASE("TAPs and the switch live side by side") {
     must(front->attach());
     t.bed.check_traffic(*front, t.bed.interface(2));
     t.check();
+}
+
+TEST_CASE("macpool finds a clash with an address that the switch has learned") {
+    TwoOnSwitch t({.switch_lines = "check_source = 0\n"});
+    std::string directory = std::filesystem::temp_directory_path() / "switch-macpool-XXXXXX";
+    REQUIRE(::mkdtemp(directory.data()) != nullptr);
+    mac::Location location;
+    location.url = "sqlite:" + directory + "/pool.db";
+    mac::Settings settings;
+    settings.ranges = {must(mac::parse_range("00:16:3e"))};
+    must(mac::Pool::init(*must(mac::open_store(location, mac::system_clock(), mac::Open::create)), settings));
+    {
+        mac::Pool pool = must(mac::Pool::open(must(mac::open_store(location, mac::system_clock(), mac::Open::existing)), mac::system_clock()));
+        for (unsigned nic : {0U, 1U}) must(pool.reserve(must(mac::parse_unicast(on_switch(nic).mac)), mac::Guest{"guest", {}}, nic));
+    }
+    const auto scan = [&] {
+        const std::string command = "RINGBACK_NET_SOCKET=" + t.bed.daemon.socket() + " " RINGBACK_MACPOOL " --pool " + location.url + " --json scan --switch";
+        FILE* pipe = ::popen(command.c_str(), "r");
+        REQUIRE(pipe != nullptr);
+        std::string text;
+        for (char part[4096]; const size_t got = ::fread(part, 1, sizeof part, pipe);) text.append(part, got);
+        (void)::pclose(pipe);
+        return nlohmann::json::parse(text);
+    };
+    // Other switches of this machine may have addresses, too.
+    const auto of_ours = [](const nlohmann::json& found) {
+        std::vector<std::string> texts;
+        for (const auto& clash : found["clashes"]) {
+            if (clash["text"].get<std::string>().find("Ringback switch lan0") != std::string::npos) texts.push_back(clash["text"]);
+        }
+        return texts;
+    };
+    const nlohmann::json before = scan();
+    CHECK(of_ours(before).empty());
+    CHECK(before["problems"].empty());
+    // From behind the first NIC, a machine that nobody gave its address.
+    check_crossing(*t.one, 7, *t.two, 2, 500);
+    const auto clashes = of_ours(scan());
+    REQUIRE(clashes.size() == 1);
+    CHECK(clashes[0].starts_with("00:16:3e:00:00:07 is in use at "));
+    CHECK(clashes[0].find("port vif/" + std::to_string(t.bed.t.domid) + "/0") != std::string::npos);
+    t.bed.daemon.stop();
+    const nlohmann::json without = scan();
+    CHECK(of_ours(without).empty());
+    CHECK(without["problems"].empty());
+    std::filesystem::remove_all(directory);
 }

@@ -392,6 +392,62 @@ TEST_CASE("Open vSwitch is asked for what each of its bridges has learned") {
     CHECK_THAT(seen.problems[0], ContainsSubstring("no such bridge"));
 }
 
+TEST_CASE("netbackd is asked for what each of its switches knows") {
+    const Directory directory;
+    const std::string path = directory.file("netbackd.sock");
+    CHECK(see_netbackd(path).found.empty());
+    CHECK(see_netbackd(path).problems.empty());
+
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    path.copy(name.sun_path, sizeof name.sun_path - 1);
+    const UniqueFd server(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::bind(server.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0);
+    CHECK(see_netbackd(path).problems.empty());  // bound, and nobody listens: left behind by one that is gone
+    REQUIRE(::listen(server.get(), 8) == 0);
+    const auto see = [&](const std::vector<std::string>& answers) {
+        std::vector<std::string> asked;
+        std::thread daemon([&] {
+            for (const std::string& answer : answers) {
+                const UniqueFd client(::accept(server.get(), nullptr, nullptr));
+                std::string line;
+                for (char c = 0; ::recv(client.get(), &c, 1, 0) == 1 && c != '\n';)
+                    line += c;
+                asked.push_back(line);
+                (void)::send(client.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
+            }
+        });
+        const Sightings seen = see_netbackd(path);
+        daemon.join();
+        CHECK_THAT(asked.front(), ContainsSubstring("doctor-info"));
+        return seen;
+    };
+    const std::string two = "{\"ok\":true,\"version\":1,\"switches\":[\"lan0\",\"lan1\"]}\n";
+    const Sightings seen =
+        see({two,
+             R"({"ok":true,"entries":[{"mac":"00:16:3e:00:00:07","vlan":10,"device":"vif/3/0","guest":"web","configured":false},)"
+             R"({"mac":"01:16:3e:00:00:07"},{"mac":7},5,{"mac":"52:54:00:00:00:01"}]})"
+             "\n",
+             "{\"ok\":false,\"error\":\"there is no switch\"}\n"});
+    REQUIRE(seen.found.size() == 2);
+    CHECK(seen.found[0].mac == address("00:16:3e:00:00:07"));
+    CHECK(seen.found[0].where == "Ringback switch lan0, port vif/3/0 of guest web, VLAN 10");
+    CHECK(seen.found[1].mac == address("52:54:00:00:00:01"));
+    REQUIRE(seen.problems.size() == 1);
+    CHECK_THAT(seen.problems[0], ContainsSubstring("there is no switch"));
+
+    CHECK(see({"{\"ok\":true,\"switches\":[]}\n"}).problems.empty());
+    for (const char* wrong : {"nonsense\n", "{\"ok\":true}\n", "{\"ok\":true,\"switches\":5}\n", "{\"ok\":true,\"switches\":[5]}\n", ""}) {
+        const Sightings none = see({wrong});
+        CHECK(none.found.empty());
+        REQUIRE(none.problems.size() == 1);
+        CHECK(none.problems[0].find('\n') == std::string::npos);
+    }
+    const Sightings no_list = see({two, "{\"ok\":true}\n"});
+    REQUIRE(no_list.problems.size() == 1);
+    CHECK_THAT(no_list.problems[0], ContainsSubstring("without entries"));
+}
+
 TEST_CASE("a second active vif with an address in use on its network is refused, and both guests are named") {
     const Mac mac = address("00:16:3e:00:00:01");
     const ActiveVif web{"xenbr0", mac, {"web", kUuid}, 3, 0};
