@@ -44,8 +44,8 @@ PoolWatch::~PoolWatch() {
 }
 
 void PoolWatch::ask(const xen::DeviceId& id, const mac::ActiveVif& vif) {
-    const auto [finding, fresh] = findings_.try_emplace(id, Finding{next_number_, State::asked, "asked"});
-    if (!fresh) return;
+    INVARIANT(!knows(id));
+    findings_.emplace(id, Finding{next_number_, State::asked, "asked"});
     {
         const std::lock_guard guard(lock_);
         questions_.push_back({next_number_, vif});

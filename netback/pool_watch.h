@@ -41,7 +41,8 @@ class PoolWatch {
     PoolWatch(const PoolWatch&) = delete;
     PoolWatch& operator=(const PoolWatch&) = delete;
 
-    // Once in a vif's life; the second time is ignored.
+    [[nodiscard]] bool knows(const xen::DeviceId& id) const { return findings_.contains(id); }
+    // Once in a vif's life.
     void ask(const xen::DeviceId& id, const mac::ActiveVif& vif);
     void forget(const xen::DeviceId& id);
     // For `status`; null of a vif that was not asked about.

@@ -28,7 +28,10 @@ std::optional<std::string> Supervisor::mac_refusal(const xen::DeviceId& id) cons
     std::vector<mac::ActiveVif> active;
     for (const auto& [other, device] : devices_) {
         if (other == id) continue;
+        // First what tells nearly all of them apart: there may be hundreds.
         const std::string directory = xen::backend_directory(around_.own_domid, other);
+        const auto address = mac::parse_unicast(store_.read(directory + "/mac").value_or(""));
+        if (!address || address.value() != wanted->mac) continue;
         const bool on = device->port() == PortPhase::open ||
                         store_.read(directory + "/hotplug-status").value_or("") == "connected";
         // Read now, as what is taken away may not have been looked at yet.
@@ -39,7 +42,7 @@ std::optional<std::string> Supervisor::mac_refusal(const xen::DeviceId& id) cons
 }
 
 void Supervisor::ask_pool(const Device& device) {
-    if (!pool_ || device.port() != PortPhase::open) return;
+    if (!pool_ || device.port() != PortPhase::open || pool_->knows(device.id())) return;
     if (const auto vif = identity(device.id())) pool_->ask(device.id(), *vif);
 }
 
