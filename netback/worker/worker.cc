@@ -188,7 +188,7 @@ Result<void> Worker::connect(Received& received) {
     vifs_[id] = TRY(Vif::connect({*reactor_, *events_, grants_, batch_, queues_by_port_, &fabric_}, id, message.body.connect,
                                  std::move(journal), std::move(received.descriptors),
                                  {.failed = [this](Vif& vif) { on_failed(vif); },
-                                  .tick_wanted = [this](Vif&) { arm_tick(); }}));
+                                  .tick_wanted = [this](Vif& vif) { arm_tick(vif.next_tick()); }}));
     return {};
 }
 
@@ -217,17 +217,17 @@ void Worker::bury() {
     }
 }
 
-void Worker::arm_tick() {
-    if (tick_.running) return;
-    uint64_t next = 0;
-    for (const auto& [id, vif] : vifs_) {
-        const uint64_t wanted = vif->next_tick();
-        if (wanted != 0) next = next == 0 ? wanted : std::min(next, wanted);
+void Worker::arm_tick(uint64_t wanted) {
+    if (wanted == 0) return;
+    if (tick_.running) {
+        if (wanted + kShortestTickNs >= tick_.end) return;
+        tick_.end = 0;
+        return reactor_->cancel(tick_);  // which ends it
     }
-    if (next == 0) return;
     const uint64_t now = monotonic_ns();
-    const uint64_t delay = std::max(kShortestTickNs, next > now ? next - now : 0);
+    const uint64_t delay = std::max(kShortestTickNs, wanted > now ? wanted - now : 0);
     tick_.worker = this;
+    tick_.end = now + delay;
     tick_.on_complete = [](Completion& self, int32_t, uint32_t) noexcept {
         auto& timer = static_cast<Timer&>(self);
         timer.running = false;
@@ -240,8 +240,13 @@ void Worker::arm_tick() {
 
 void Worker::on_tick() {
     const uint64_t now = monotonic_ns();
-    for (const auto& [id, vif] : vifs_) vif->tick(now);
-    arm_tick();
+    uint64_t next = 0;
+    for (const auto& [id, vif] : vifs_) {
+        vif->tick(now);
+        const uint64_t wanted = vif->next_tick();
+        if (wanted != 0) next = next == 0 ? wanted : std::min(next, wanted);
+    }
+    arm_tick(next);
 }
 
 }  // namespace ringback::net::worker

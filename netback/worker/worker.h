@@ -9,7 +9,7 @@
 // The supervisor may come and go: when its connection ends the worker goes on serving, and says hello to the next one,
 // presenting its vifs with their descriptors, so that the new one holds the ports too.
 //
-// One timer serves all vifs that wait for time to pass; with none of them it is not running.
+// One timer serves all vifs that wait for time to pass, and ends for the first of them; with none it is not running.
 //
 // Thread: one.
 #pragma once
@@ -46,6 +46,7 @@ class Worker {
         Worker* worker = nullptr;
         __kernel_timespec delay{};
         bool running = false;
+        uint64_t end = 0;  // CLOCK_MONOTONIC; 0: it is being cancelled
     };
     explicit Worker(Options options) : options_(std::move(options)) {}
 
@@ -63,7 +64,8 @@ class Worker {
     void on_failed(const Vif& vif);
     void disconnect(const Message& message);
     void bury();
-    void arm_tick();
+    // When a vif wants tick() called; 0: it does not.
+    void arm_tick(uint64_t wanted);
     void on_tick();
 
     Options options_;
