@@ -128,6 +128,7 @@ bool Vif::scheduled() const {
 
 uint64_t Vif::next_tick() const {
     uint64_t next = 0;
+    if (context_.broken != nullptr) return next;
     for (const auto& queue : queues_) {
         const uint64_t wanted = queue->next_tick();
         if (wanted != 0) next = next == 0 ? wanted : std::min(next, wanted);

@@ -127,6 +127,17 @@ TEST_CASE("a broken vif costs nothing any more, and its neighbours go on") {
     CHECK(rig.failures.size() == 1);
 }
 
+TEST_CASE("a vif that broke while it waited for its rate is not looked at any more") {
+    NetRig rig({.rate = {100, 3'600'000'000, 0}});
+    RawTx tx(rig);
+    for (int i = 0; i < 10; ++i) tx.data(100);
+    tx.push();
+    REQUIRE(tx.until([&] { return rig.vif->next_tick() != 0; }));
+    tx.push_to(5000);
+    REQUIRE(tx.breaks());
+    CHECK(rig.vif->next_tick() == 0);
+}
+
 TEST_CASE("data that cannot be had is an error to its packet and to no other") {
     NetRig rig;
     RawTx tx(rig);
