@@ -76,7 +76,7 @@ int main(int argc, char** argv) {
         command->add_flag("--xenstore", sources.xenstore, "The guests that run on this host");
         command->add_flag("--host", sources.host, "The host's own NICs");
         command->add_flag("--switch", sources.switches,
-                          "What this host's switches have learned: Linux bridges, Open vSwitch");
+                          "What this host's switches have learned: Linux bridges, Open vSwitch, netbackd's own");
         command->add_option("--switch-table", sources.switch_table,
                             "A file with what a switch has learned (bridge fdb show, ovs-appctl fdb/show); - "
                             "for standard input");

@@ -58,9 +58,7 @@ class SqliteStore final : public Store, private Transaction {
         // Made here and not by SQLite: the pool is nobody else's business.
         const UniqueFd file(::open(path_.c_str(), flags, 0600));
         if (!file) {
-            if (errno == ENOENT && mode == Open::existing) {
-                return Error{ENOENT, fmt::format("no pool at {}; `macpool init` makes one", path_)};
-            }
+            if (errno == ENOENT && mode == Open::existing) return no_pool();
             return os_error("open pool " + path_);
         }
         sqlite3* handle = nullptr;
@@ -71,7 +69,7 @@ class SqliteStore final : public Store, private Transaction {
         sqlite3_busy_handler(handle, busy, &patience_);
         TRY(execute("PRAGMA synchronous=FULL"));
         TRY(execute("PRAGMA cache_size=-16000"));
-        TRY(prepare_schema());
+        TRY(prepare_schema(mode));
         TRY(execute("PRAGMA journal_mode=WAL"));
         get_ = TRY(prepare("SELECT value FROM entry WHERE key = ?1 AND (expires IS NULL OR expires > ?2)"));
         put_ = TRY(prepare(
@@ -183,8 +181,13 @@ class SqliteStore final : public Store, private Transaction {
         return {};
     }
 
-    Result<void> prepare_schema() {
+    // Only `create` writes into a file that is no pool: who merely looks may have been given the wrong one.
+    Result<void> prepare_schema(Open mode) {
         if (TRY(is_pool())) return {};
+        if (mode == Open::existing) {
+            TRY(check_ours());
+            return no_pool();
+        }
         // Whoever else makes it at this moment is waited for.
         TRY(execute("BEGIN IMMEDIATE"));
         const Result<void> made = make_schema();
@@ -202,11 +205,16 @@ class SqliteStore final : public Store, private Transaction {
         return application == kApplicationId;
     }
 
+    [[nodiscard]] Error no_pool() const { return {ENOENT, fmt::format("no pool at {}; `macpool init` makes one", path_)}; }
+
+    Result<void> check_ours() {
+        if (TRY(number("SELECT count(*) FROM sqlite_schema")) == 0) return {};
+        return Error{EINVAL, fmt::format("{} is a SQLite file, but not a MAC pool", path_)};
+    }
+
     Result<void> make_schema() {
         if (TRY(is_pool())) return {};
-        if (TRY(number("SELECT count(*) FROM sqlite_schema")) != 0) {
-            return Error{EINVAL, fmt::format("{} is a SQLite file, but not a MAC pool", path_)};
-        }
+        TRY(check_ours());
         TRY(
             execute("CREATE TABLE entry (key TEXT PRIMARY KEY, value TEXT NOT NULL, expires INTEGER) WITHOUT "
                     "ROWID, STRICT"));

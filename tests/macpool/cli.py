@@ -50,6 +50,17 @@ with tempfile.TemporaryDirectory() as directory:
     for command in ["allocate --guest a --nic 0", "list", "stats", "export", "scan --host"]:
         check("no pool is said", "macpool init" in run(*command.split(), status=1).stderr)
     check("no place for a pool", f"make {directory}/a/b" in run("--pool", f"sqlite:{directory}/a/b/pool.db", "init", status=1).stderr)
+    with open("empty", "w", encoding="utf-8") as file:
+        file.write("")
+    with open("text", "w", encoding="utf-8") as file:
+        file.write("names and numbers\n" * 100)
+    check("an empty file is no pool", "macpool init" in run("--pool", f"sqlite:{directory}/empty", "list", status=1).stderr)
+    check("and stays empty", os.path.getsize("empty") == 0)
+    for command in ("list", "init"):
+        check("what is no database is said", "not a database" in run("--pool", f"sqlite:{directory}/text", command, status=1).stderr)
+    check("and stays as it is", os.path.getsize("text") == 1800)
+    os.remove("empty")
+    os.remove("text")
     check("init", as_json("init", "00:16:3e", "--exclude", "00:16:3e:00", "--rest", "1h") ==
           {"pool": f"sqlite:{directory}/pool.db", "made": True, "size": 2**24 - 2**16})
     check("init again", as_json("init", "00:16:3e", "--exclude", "00:16:3e:00", "--rest", "1h")["made"] is False)
