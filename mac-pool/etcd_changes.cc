@@ -71,7 +71,11 @@ Result<json> EtcdChanges::commit(const json& conditions, bool write) {
     const std::string body = request.dump();
     if (body.size() > kLongestRequest)
         return Error{E2BIG, fmt::format("a change of {} bytes is more than etcd takes at once", body.size())};
-    return client_.send("kv/txn", body);
+    auto answer = client_.send("kv/txn", body);
+    if (answer.ok() || answer.error().code != ESTALE) return answer;
+    // A short rest period and a busy cluster, or many tries. The next one asks for another.
+    leases_.clear();
+    return json{{"succeeded", false}};
 }
 
 Result<json> EtcdChanges::operation(const std::string& key, const Change& change) {

@@ -47,7 +47,7 @@ class EtcdChanges {
     // The condition that nothing of the pool has changed since `revision`.
     [[nodiscard]] nlohmann::json unchanged_since(int64_t revision) const;
     // Writes all, or with `write` false nothing, if every condition holds. E2BIG: more than etcd takes at once; nothing
-    // was asked. Otherwise the answer, with `succeeded` if they held.
+    // was asked. Otherwise the answer, with `succeeded` if they held, and if every lease lives.
     [[nodiscard]] Result<nlohmann::json> commit(const nlohmann::json& conditions, bool write);
 
   private:

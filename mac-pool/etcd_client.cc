@@ -219,6 +219,8 @@ Result<json> EtcdClient::send(const std::string& method, const std::string& body
                 // Without a user, where the cluster wants one.
                 const bool nobody = text.find("user name is empty") != std::string::npos;
                 if (stale || nobody || grpc == kPermissionDenied) return Error{EACCES, last.message};
+                // It ended before it was used.
+                if (text.find("lease not found") != std::string::npos) return Error{ESTALE, last.message};
                 if (grpc != kUnavailable && grpc != kDeadlineExceeded && reply->status < 502) {
                     return Error{EIO, last.message};
                 }

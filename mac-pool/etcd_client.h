@@ -34,7 +34,7 @@ class EtcdClient {
     EtcdClient(const EtcdClient&) = delete;
     EtcdClient& operator=(const EtcdClient&) = delete;
 
-    // `method` is "kv/txn". EAGAIN: no member could serve it before the deadline.
+    // `method` is "kv/txn". EAGAIN: no member could serve it before the deadline. ESTALE: a lease in it has ended.
     [[nodiscard]] Result<nlohmann::json> call(const std::string& method, const nlohmann::json& request);
     // The same, with the request written out already.
     [[nodiscard]] Result<nlohmann::json> send(const std::string& method, const std::string& body);

@@ -219,3 +219,32 @@ TEST_CASE("a guest with more NICs than etcd takes operations is released at once
     CHECK(must(pool.stats()).in_use == 0);
     check_whole(*place.store(), pool);
 }
+
+TEST_CASE("a lease that ends before it is used is replaced") {
+    Place place(Kind::etcd);
+    Pool pool = place.make("00:16:3e", 1);
+    Pool other = place.pool();
+    const Mac mac = must(pool.allocate(named("web"), 0)).lease.mac;
+    Location location;
+    location.url = place.url();
+    EtcdClient client(must(parse_etcd_url(place.url())), location);
+    unsigned tries = 0;
+    size_t revoked = 0;
+    must(pool.together([&](Ledger& ledger) -> Result<void> {
+        ++tries;
+        if (tries == 2) {
+            for (const json& lease : must(client.call("lease/leases", json::object())).value("leases", json::array())) {
+                // One of another test may have ended by itself meanwhile.
+                if (client.call("lease/revoke", {{"ID", lease.at("ID")}}).ok()) ++revoked;
+            }
+        }
+        (void)TRY(ledger.release(mac));
+        // The first try has its lease, and loses.
+        if (tries == 1) must(other.allocate(named("other"), 0));
+        return {};
+    }));
+    CHECK(revoked >= 1);
+    CHECK(tries == 3);
+    CHECK(must(pool.resting(mac)).has_value());
+    check_whole(*place.store(), pool);
+}
