@@ -207,6 +207,8 @@ std::string Device::interface() const {
     return name ? name.value() : "";
 }
 
+NicNodes Device::read_nodes() const { return {read("script"), read("bridge"), read("mac"), read("ip")}; }
+
 void Device::open_port() {
     if (const auto opened = try_open_port(); !opened) {
         tap_.reset();
@@ -224,7 +226,7 @@ Result<void> Device::try_open_port() {
     if (!view_.script_done) {
         if (const auto why = around_.refusal(id_)) return Error{EEXIST, *why};
     }
-    const NicNodes nodes{read("script"), read("bridge"), read("mac"), read("ip")};
+    const NicNodes nodes = read_nodes();
     if (wants_switch(nodes)) {
         switch_port_ = TRY(make_switch_port(nodes, around_.config));
         return {};
@@ -356,6 +358,15 @@ void Device::disconnect() {
     });
 }
 
+// The worker gives the rings up and takes them on again where they stand.
+void Device::reconnect() {
+    ring_ = RingPhase::disconnecting;
+    request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer&) {
+        ring_ = RingPhase::none;
+        resume_ = true;
+    });
+}
+
 void Device::ring_gone() {
     ring_ = RingPhase::none;
     resume_ = false;
@@ -390,8 +401,12 @@ void Device::worker_lost() {
 bool Device::presented(const Connect& parameters, std::vector<UniqueFd> descriptors) {
     const bool on_switch = parameters.port.name.bytes[0] != '\0';
     if (!adopting_ || (descriptors.size() == 1) != on_switch) return false;
+    const NicNodes nodes = read_nodes();
+    if (wants_switch(nodes) != on_switch) return false;
     if (on_switch) {
-        switch_port_ = parameters.port;
+        const auto port = make_switch_port(nodes, around_.config);
+        if (!port) return false;
+        switch_port_ = port.value();
     } else {
         descriptors.erase(descriptors.begin());  // the journal: there under its name
         auto tap = bridge::Tap::adopt(std::move(descriptors));
@@ -404,6 +419,8 @@ bool Device::presented(const Connect& parameters, std::vector<UniqueFd> descript
     connected_ = parameters;
     rate_text_.clear();  // it may have changed meanwhile
     log::notice("{}: adopted from an earlier supervisor", id_.text());
+    // Its rules are ours to say; the worker may keep others, if only our former settings.
+    if (on_switch && *switch_port_ != parameters.port) reconnect();
     around_.look_again(id_);
     return true;
 }

@@ -86,6 +86,7 @@ class Device {
     // False: the store does not answer.
     [[nodiscard]] bool gather();
     void act(Action action);
+    [[nodiscard]] NicNodes read_nodes() const;
     void open_port();
     [[nodiscard]] Result<void> try_open_port();
     void remove_port();
@@ -95,6 +96,7 @@ class Device {
     // False: it has been waited for long enough.
     [[nodiscard]] bool wait_for_address(const std::string& why);
     void disconnect();
+    void reconnect();
     void ring_gone();
     void forget_rings();
     // What may change while it is connected: the rate, and whether the guest names its multicasts.

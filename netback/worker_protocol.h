@@ -67,6 +67,7 @@ struct Text {
         const std::string_view all(bytes.data(), N);
         return std::string(all.substr(0, all.find('\0')));
     }
+    bool operator==(const Text&) const = default;
 };
 
 struct Hello {
@@ -103,6 +104,7 @@ struct SwitchPort {
     uint64_t floods_per_second;
     uint32_t table_entries;  // of the switch: what its first port says
     uint32_t ageing_s;
+    bool operator==(const SwitchPort&) const = default;
 };
 
 // What the frontend can take and do. All of it is what the frontend wrote, none of it is trusted.

@@ -141,6 +141,30 @@ TEST_CASE("a supervisor finds its switch and the ports of it again") {
     t.check();
 }
 
+TEST_CASE("the rules of a port are what netbackd says now, not what its worker was told once") {
+    TwoOnSwitch t;
+    t.check();
+    const pid_t worker = t.bed.daemon.worker();
+    t.bed.daemon.stop(SIGTERM);
+    const std::string file = t.bed.t.core.directory() + "/netbackd.toml";
+    std::ofstream(file, std::ios::app) << "floods_per_second = 1\n";
+    t.bed.daemon.start();
+    REQUIRE(eventually([&] { return t.bed.daemon.vif(1)["ring"] == "connected" && t.bed.daemon.vif(0)["ring"] == "connected"; }));
+    CHECK(t.bed.daemon.worker() == worker);
+    t.check();
+    auto broadcast = packet(1, 2, 60);
+    std::fill_n(broadcast.begin(), 6, std::byte{0xff});
+    REQUIRE(eventually([&] {
+        for (frontend::Netfront* front : {t.one.get(), t.two.get()}) {
+            (void)t.one->queue(0).send(broadcast);
+            front->queue(0).push();
+            front->queue(0).reap([](std::span<const std::byte>, const frontend::PacketInfo&) {});
+        }
+        return t.bed.daemon.vif(0)["counters"]["switch"]["storm"].get<int>() > 0;
+    }));
+    CHECK(t.bed.node(t.bed.back(0) + "/state") == "4");
+}
+
 TEST_CASE("a guest that floods one that does not read makes the worker no larger") {
     TwoOnSwitch t;
     t.check();
