@@ -61,6 +61,7 @@ std::string life_of(pid_t pid) {
 WorkerPool::~WorkerPool() {
     for (auto& [fd, stranger] : strangers_) loop_.forget(fd);
     for (auto& [domid, worker] : workers_) {
+        await_no_more(*worker);
         if (worker->channel) loop_.forget(worker->channel.fd());
         if (!worker->why_lost.empty() && worker->process) loop_.forget(worker->process.get());
     }
@@ -140,6 +141,7 @@ void WorkerPool::greet(int fd) {
     }
     Worker& worker = *waiting->second;
     loop_.cancel(worker.deadline);
+    await_no_more(worker);
     worker.channel = std::move(channel);
     worker.pid = pid;
     worker.process.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
@@ -300,6 +302,7 @@ void WorkerPool::lose(xen::Domid domid, std::string why) {
     Worker& worker = *found->second;
     worker.why_lost = why.empty() ? "it is gone" : std::move(why);
     loop_.cancel(worker.deadline);
+    await_no_more(worker);
     if (worker.channel) loop_.forget(worker.channel.fd());
     worker.channel.close();
     worker.queue.clear();
@@ -344,23 +347,41 @@ void WorkerPool::record(const Worker& worker) const {
     std::ofstream(record_path(worker.domid), std::ios::trunc) << life_of(worker.pid) << '\n';
 }
 
-bool WorkerPool::known_dead(xen::Domid domid) const {
+// Of the worker on record: tells of its end. None: nothing is on record; ESRCH: it has ended.
+Result<UniqueFd> WorkerPool::watch_recorded(xen::Domid domid) const {
     std::ifstream file(record_path(domid));
     std::string life;
-    if (!std::getline(file, life) || life.empty()) return false;
+    if (!std::getline(file, life) || life.empty()) return UniqueFd();
     const pid_t pid = static_cast<pid_t>(std::strtol(life.c_str(), nullptr, 10));
-    return pid > 0 && life_of(pid) != life;
+    UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (life_of(pid) != life) return os_error(ESRCH, fmt::format("find worker {} of domain {}", pid, domid));
+    return process;
 }
 
 void WorkerPool::expect(xen::Domid domid, milliseconds patience) {
-    if (!workers_.contains(domid) && known_dead(domid)) return;
-    auto& worker = workers_[domid];
-    if (worker && (worker->channel || worker->ours || !worker->why_lost.empty())) return;
-    if (worker && worker->deadline.first >= EventLoop::Clock::now() + patience) return;
-    if (worker) loop_.cancel(worker->deadline);
-    if (!worker) worker = std::make_unique<Worker>();
-    worker->domid = domid;
-    worker->deadline = loop_.after(patience, [this, domid] { lose(domid, "it did not come back"); });
+    auto found = workers_.find(domid);
+    if (found == workers_.end()) {
+        auto process = watch_recorded(domid);
+        if (!process) return;
+        found = workers_.emplace(domid, std::make_unique<Worker>()).first;
+        found->second->domid = domid;
+        // It may be dying: then it is not waited for any longer than that.
+        found->second->awaited = std::move(process).value();
+        const int fd = found->second->awaited.get();
+        if (fd >= 0 && !loop_.watch(fd, EPOLLIN, [this, domid](uint32_t) { lose(domid, "it ended meanwhile"); })) {
+            found->second->awaited.reset();
+        }
+    }
+    Worker& worker = *found->second;
+    if (worker.channel || worker.ours || !worker.why_lost.empty()) return;
+    if (worker.deadline.first >= EventLoop::Clock::now() + patience) return;
+    loop_.cancel(worker.deadline);
+    worker.deadline = loop_.after(patience, [this, domid] { lose(domid, "it did not come back"); });
+}
+
+void WorkerPool::await_no_more(Worker& worker) {
+    if (worker.awaited) loop_.forget(worker.awaited.get());
+    worker.awaited.reset();
 }
 
 bool WorkerPool::connected(xen::Domid domid) const {
@@ -379,6 +400,7 @@ void WorkerPool::quit(xen::Domid domid) {
     const std::unique_ptr<Worker> worker = std::move(found->second);
     workers_.erase(found);
     loop_.cancel(worker->deadline);
+    await_no_more(*worker);
     (void)::unlink(record_path(domid).c_str());
     if (!worker->why_lost.empty()) {  // ended already
         if (worker->process) loop_.forget(worker->process.get());

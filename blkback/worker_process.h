@@ -91,6 +91,7 @@ class WorkerPool {
         pid_t pid = 0;
         bool ours = false;  // started by this supervisor (not adopted)
         UniqueFd process;   // pidfd, once it said hello
+        UniqueFd awaited;   // pidfd of the one on record, until then
         std::string why_lost;  // not empty: it is ended, and its process not gone yet
         EventLoop::Timer deadline{};
         uint64_t next_id = 1;
@@ -116,7 +117,8 @@ class WorkerPool {
     void end_process(const Worker& worker);
     [[nodiscard]] std::string record_path(xen::Domid domid) const;
     void record(const Worker& worker) const;
-    [[nodiscard]] bool known_dead(xen::Domid domid) const;
+    [[nodiscard]] Result<UniqueFd> watch_recorded(xen::Domid domid) const;
+    void await_no_more(Worker& worker);
 
     EventLoop& loop_;
     const Config& config_;
