@@ -115,7 +115,9 @@ void Worker::on_supervisor() {
 }
 
 void Worker::on_supervisor_gone(const Error& error) {
-    log::notice("domain {}: the supervisor is gone ({}); serving on", options_.domid, error.message);
+    if (losses_.allow()) {
+        log::notice("domain {}: the supervisor is gone ({}); serving on", options_.domid, error.message);
+    }
     reactor_->cancel(supervisor_watch_);
     supervisor_watch_.fd = -1;
     supervisor_.reset();

@@ -24,6 +24,7 @@
 #include "blkback/channel.h"
 #include "blkback/worker/device.h"
 #include "disk-images/image.h"
+#include "runtime/log.h"
 
 namespace ringback::blk::worker {
 
@@ -84,6 +85,7 @@ class Worker : private image::Opener {
     Watch events_watch_{};
     Watch supervisor_watch_{};
     Retry retry_{};
+    LogLimiter losses_;  // one that will not have us hangs up on every try
     __kernel_timespec retry_delay_{};
     uint64_t next_id_ = 1;
     xen::DeviceId opening_{};  // whose image is being opened

@@ -93,7 +93,7 @@ void Worker::on_supervisor() {
 }
 
 void Worker::on_supervisor_gone(const Error& error) {
-    log::notice("the supervisor is gone ({}); serving on", error.message);
+    if (losses_.allow()) log::notice("the supervisor is gone ({}); serving on", error.message);
     reactor_->cancel(supervisor_watch_);
     supervisor_watch_.fd = -1;
     supervisor_.reset();

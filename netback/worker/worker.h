@@ -21,6 +21,7 @@
 
 #include "netback/channel.h"
 #include "netback/worker/vif.h"
+#include "runtime/log.h"
 
 namespace ringback::net::worker {
 
@@ -90,6 +91,7 @@ class Worker {
     Watch events_watch_{};
     Watch supervisor_watch_{};
     Timer retry_{};
+    LogLimiter losses_;  // one that will not have us hangs up on every try
     Timer tick_{};
 };
 
