@@ -76,7 +76,7 @@ class Load {
         return true;
     }
 
-    std::chrono::seconds patience{20};
+    std::chrono::seconds patience{60};
     uint64_t answers = 0, errors = 0, corrupt = 0, reads = 0, writes = 0;
     Clock::time_point last_answer = Clock::now();
     Clock::duration longest_gap{};

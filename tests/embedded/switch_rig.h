@@ -50,7 +50,7 @@ class SwitchRig {
     void turn();
     template <typename Condition>
     bool turn_until(Condition condition) {
-        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
         while (!condition()) {
             if (std::chrono::steady_clock::now() > deadline) return false;
             turn();
