@@ -132,7 +132,7 @@ class Device {
     // device_recovery.cc
     void adopt();
     void finish_adoption(const Answer& answer);
-    void take_over_from_the_dead();
+    [[nodiscard]] bool left_by_the_dead();
     void owe_what_is_offered();
     [[nodiscard]] Result<UniqueFd> dead_workers_journal() const;
     void end_recovery();

@@ -32,7 +32,11 @@ void Device::adopt() {
 void Device::finish_adoption(const Answer& answer) {
     if (answer.error != 0) {
         image_ = ImagePhase::closed;
-        return take_over_from_the_dead();
+        if (!left_by_the_dead()) return;
+        image_ = ImagePhase::open;
+        // Else worker_lost() comes next, and may not come twice.
+        if (answer.error != ECONNRESET) worker_lost("it ended while there was no blkbackd");
+        return;
     }
     log::notice("{}: adopted from an earlier supervisor", id_.text());
     if (answer.stats.connected != 0) {
@@ -61,17 +65,16 @@ void Device::finish_adoption(const Answer& answer) {
     }
 }
 
-// Supervisor and worker are gone, both. What there is of the disk is its nodes and its journal.
-void Device::take_over_from_the_dead() {
+// Supervisor and worker are gone, both. What there is of the disk is its nodes and its journal. False: it is not in use.
+bool Device::left_by_the_dead() {
     const XenbusState state = xen::read_state(around_.store, directory_);
-    if (state != XenbusState::connected && state != XenbusState::closing) return;
+    if (state != XenbusState::connected && state != XenbusState::closing) return false;
     if (::access(journal_path().c_str(), F_OK) != 0) {
         if (state == XenbusState::connected) fail_image("the worker that served this disk is gone, and its journal too");
-        return;
+        return false;
     }
     owe_what_is_offered();
-    image_ = ImagePhase::open;
-    worker_lost("it ended while there was no blkbackd");
+    return true;
 }
 
 // A frontend that is in Initialised now has offered new rings since, perhaps under the same references.
