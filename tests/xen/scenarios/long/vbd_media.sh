@@ -9,7 +9,8 @@ assert_eq "$(blockdev --getss "$device")" 4096 'the sector size of the storage'
 head -c 1048576 /dev/urandom >cd.img
 ringback_start
 for kind in pv pvh; do
-  guest_start media kind=$kind memory=384 tools=fio disk="$(our_disk "$device")" disk="$(our_disk "$PWD/cd.img" xvdb ro),devtype=cdrom"
+  guest_start media kind=$kind memory=384 tools=fio disk="$(our_disk "$device")" \
+    disk="devtype=cdrom,$(our_disk "$PWD/cd.img" xvdb ro)"
 
   assert_eq "$(guest_run media 'cat /sys/block/xvda/queue/physical_block_size')" 4096 'physical block size'
   assert_eq "$(guest_run media 'cat /sys/block/xvda/queue/logical_block_size')" 512 'logical block size'
