@@ -8,9 +8,11 @@ at_exit losetup --detach "$device"
 assert_eq "$(blockdev --getss "$device")" 4096 'the sector size of the storage'
 head -c 1048576 /dev/urandom >cd.img
 ringback_start
+# Of a CD-ROM in a PVH guest Linux's frontend will know nothing.
 for kind in pv pvh; do
-  guest_start media kind=$kind memory=384 tools=fio disk="$(our_disk "$device")" \
-    disk="devtype=cdrom,$(our_disk "$PWD/cd.img" xvdb ro)"
+  cd=()
+  [ $kind = pvh ] || cd=(disk="devtype=cdrom,$(our_disk "$PWD/cd.img" xvdb ro)")
+  guest_start media kind=$kind memory=384 tools=fio disk="$(our_disk "$device")" "${cd[@]}"
 
   assert_eq "$(guest_run media 'cat /sys/block/xvda/queue/physical_block_size')" 4096 'physical block size'
   assert_eq "$(guest_run media 'cat /sys/block/xvda/queue/logical_block_size')" 512 'logical block size'
@@ -20,9 +22,11 @@ for kind in pv pvh; do
     --terse-version=3' >fio.out || { cat fio.out >&2; fail 'fio on sectors of 4096 bytes'; }
   guest_tree_survives media /dev/xvda
 
-  assert_eq "$(guest_run media 'cat /sys/block/xvdb/removable /sys/block/xvdb/ro' | tr '\n' ' ')" '1 1 ' 'removable and read-only'
-  assert_eq "$(guest_run media 'sha256sum </dev/xvdb')" "$(sha256sum <cd.img)" 'what is on the CD'
-  assert_fails guest_run media 'dd if=/dev/zero of=/dev/xvdb bs=2048 count=1 oflag=direct'
+  if [ $kind = pv ]; then
+    assert_eq "$(guest_run media 'cat /sys/block/xvdb/removable /sys/block/xvdb/ro' | tr '\n' ' ')" '1 1 ' 'removable and read-only'
+    assert_eq "$(guest_run media 'sha256sum </dev/xvdb')" "$(sha256sum <cd.img)" 'what is on the CD'
+    assert_fails guest_run media 'dd if=/dev/zero of=/dev/xvdb bs=2048 count=1 oflag=direct'
+  fi
   guest_shutdown media
 done
 # What the storage holds is what the guest had, for whoever reads it without us.
