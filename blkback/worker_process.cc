@@ -14,6 +14,7 @@
 #include <span>
 #include <sstream>
 
+#include "blkback/worker_user.h"
 #include "runtime/log.h"
 #include "runtime/worker_peer.h"
 
@@ -71,6 +72,13 @@ WorkerPool::~WorkerPool() {
 Result<void> WorkerPool::listen(Events events) {
     events_ = std::move(events);
     listener_ = TRY(channel::bind(config_.worker_socket(), SOCK_SEQPACKET));
+    if (config_.worker_start == WorkerStart::systemd) {
+        // Who may call. Who it is that calls is looked at then.
+        const std::string path = config_.worker_socket();
+        if (::chown(path.c_str(), static_cast<uid_t>(-1), kWorkerGroup) != 0 || ::chmod(path.c_str(), 0660) != 0) {
+            return os_error("give " + path + " to the workers' group");
+        }
+    }
     if (::listen(listener_.get(), 128) != 0) return os_error("listen on " + config_.worker_socket());
     return loop_.watch(listener_.get(), EPOLLIN, [this](uint32_t) { accept_one(); });
 }

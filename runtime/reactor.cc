@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "runtime/ring_restrictions.h"
+
 namespace ringback {
 
 namespace {
@@ -45,6 +47,7 @@ Result<std::unique_ptr<Reactor>> Reactor::create(const Options& options) {
     if (int rc = io_uring_register_buffers_sparse(&reactor->ring_, options.buffers); rc < 0) {
         return os_error(-rc, "register the io_uring buffer table");
     }
+    TRY(restrict_ring(reactor->ring_));
     return reactor;
 }
 

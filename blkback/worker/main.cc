@@ -7,6 +7,7 @@
 
 #include "runtime/sandbox.h"
 #include "blkback/worker/worker.h"
+#include "blkback/worker_user.h"
 #include "runtime/log.h"
 
 using namespace ringback;
@@ -15,11 +16,13 @@ int main(int argc, char** argv) {
     blk::worker::Worker::Options options;
     bool no_polling = false;
     bool interface = false;
+    bool own_user = false;
     CLI::App app("Serves the disks of one Xen guest. Started by blkbackd, not by hand.", "blkback-worker");
     app.set_version_flag("--version", RINGBACK_VERSION);
     app.add_option("--domid", options.domid, "Domain whose disks are served")->check(CLI::Range(0, 0x7fef));
     app.add_option("--supervisor", options.supervisor, "Socket of blkbackd");
     app.add_flag("--interface", interface, "Say from which versions it can take over, and end");
+    app.add_flag("--own-user", own_user, "Become the user of this domain (root only)");
     app.add_flag("--no-polling", no_polling, "Sleep at once when a ring is empty");
     CLI11_PARSE(app, argc, argv);
     if (interface) {
@@ -39,7 +42,10 @@ int main(int argc, char** argv) {
         log::error("domain {}: {}", options.domid, worker.error().message);
         return 1;
     }
-    if (auto entered = enter_sandbox(options.buffer_bytes); !entered) {
+    Sandbox sandbox;
+    sandbox.locked_bytes = options.buffer_bytes;
+    if (own_user) sandbox.identity = Identity{blk::worker_user(options.domid), blk::kWorkerGroup};
+    if (auto entered = enter_sandbox(sandbox); !entered) {
         log::error("domain {}: {}", options.domid, entered.error().message);
         return 1;
     }
