@@ -46,6 +46,20 @@ guest_tree_survives() {
     umount /mnt"
 }
 
+# worker_confined PID DOMID: it has given up what docs/threat-model.md says.
+worker_confined() {
+  local field
+  in_status() { awk -v name="$1:" '$1 == name { print $2 }' "/proc/$2/status"; }
+  assert_eq "$(in_status Uid "$1")" $((1880000000 + $2)) "the worker's user"
+  assert_eq "$(in_status Gid "$1")" 1880000000 "the worker's group"
+  assert_eq "$(in_status NoNewPrivs "$1")" 1 'no new privileges'
+  assert_eq "$(in_status Seccomp "$1")" 2 'a system call filter'
+  for field in CapInh CapPrm CapEff CapBnd CapAmb; do assert_eq "$(in_status $field "$1")" 0000000000000000 "$field"; done
+  for field in net mnt ipc; do
+    [ "$(readlink "/proc/$1/ns/$field")" != "$(readlink /proc/self/ns/$field)" ] || fail "the worker is in this host's $field namespace"
+  done
+}
+
 # --- Killed workers ---
 
 # slow_device NAME MIB READ-MS WRITE-MS: /dev/mapper/NAME, on the scratch disk, on which every request takes this long: a worker
