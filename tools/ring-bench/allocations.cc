@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "tools/ring-bench/ring_loop.h"
+#include "tools/ring-bench/allocations.h"
 
 namespace {
 std::atomic<uint64_t> count{0};

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "runtime/poll_policy.h"
+#include "tools/ring-bench/allocations.h"
 
 namespace ringback::bench {
 

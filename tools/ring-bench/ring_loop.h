@@ -69,7 +69,4 @@ class RingLoop {
     RingCounts counts_;
 };
 
-// Calls of operator new in this process so far.
-[[nodiscard]] uint64_t allocations();
-
 }  // namespace ringback::bench
