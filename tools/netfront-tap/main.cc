@@ -98,7 +98,7 @@ Result<void> serve(const frontend::NetOptions& options, const std::string& inter
         return Error{EINVAL, "\"" + mac + "\" is no MAC address"};
     }
     TRY(links.change(tap.index(), {.address = address, .mtu = {}, .queue_length = {}, .alias = {}, .up = {}}));
-    TRY(tap.set_offloads({.checksum = true, .tcp4 = true, .tcp6 = true}));
+    TRY(tap.set_offloads({.checksum = options.csum4, .tcp4 = options.gso, .tcp6 = options.gso}));
     auto front = TRY(frontend::Netfront::create(options));
     TRY(front->attach());
     TRY(tap.set_carrier(true));
@@ -137,7 +137,10 @@ int main(int argc, char** argv) {
     app.add_option("--handle", options.handle, "Which of its NICs")->capture_default_str();
     app.add_option("--interface", interface, "Name of the TAP")->capture_default_str();
     app.add_option("--mac", mac, "Its address")->capture_default_str();
+    bool plain = false;
+    app.add_flag("--no-offloads", plain, "A frontend that takes and leaves no checksum blank and nothing to be cut in segments");
     CLI11_PARSE(app, argc, argv);
+    if (plain) options.gso = options.csum4 = options.csum6 = options.scatter_gather = false;
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (const auto served = serve(options, interface, mac); !served) {
         log::error("{}", served.error().message);
