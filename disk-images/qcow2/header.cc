@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "disk-images/qcow2/bytes.h"
 
@@ -291,6 +292,45 @@ Result<std::vector<std::byte>> encode_header(const Header& header, const std::st
         put32(at + 16, static_cast<uint32_t>(header.backing_name.size()));
         std::memcpy(at + end, header.backing_name.data(), header.backing_name.size());
     }
+    return out;
+}
+
+Result<std::vector<std::byte>> change_header(std::span<const std::byte> old, const Header& header, const std::string& name) {
+    std::vector<std::byte> out(old.begin(), old.begin() + header.length);
+    const auto extension = [&](uint32_t type, std::span<const std::byte> data) {
+        const size_t at = out.size();
+        out.resize(at + 8 + (data.size() + 7) / 8 * 8);
+        put32(out.data() + at, type);
+        put32(out.data() + at + 4, static_cast<uint32_t>(data.size()));
+        std::copy(data.begin(), data.end(), out.begin() + static_cast<ptrdiff_t>(at + 8));
+    };
+    if (!header.backing_name.empty()) extension(kBackingFormat, std::as_bytes(std::span(header.backing_format)));
+    const uint64_t old_name = get64(old.data() + 8);
+    const uint64_t end = old_name != 0 ? old_name : old.size();
+    for (uint64_t at = header.length; at + 8 <= end;) {
+        const uint32_t type = get32(old.data() + at);
+        const uint32_t length = get32(old.data() + at + 4);
+        if (type == kEnd || length > end - at - 8) break;
+        if (type != kBackingFormat && type != kBitmaps) extension(type, old.subspan(at + 8, length));
+        at += 8 + (uint64_t{length} + 7) / 8 * 8;
+    }
+    if (header.bitmaps > 0) {
+        std::array<std::byte, 24> bitmaps{};
+        put32(bitmaps.data(), header.bitmaps);
+        put64(bitmaps.data() + 8, header.bitmap_directory_bytes);
+        put64(bitmaps.data() + 16, header.bitmap_directory_offset);
+        extension(kBitmaps, bitmaps);
+    }
+    extension(kEnd, {});
+    const size_t place = out.size();
+    if (place + header.backing_name.size() > old.size() || header.backing_name.size() > kMaxName) {
+        return Error{ENAMETOOLONG, fmt::format("write the header of {}: what belongs into it does not fit", name)};
+    }
+    out.resize(old.size());
+    std::memcpy(out.data() + place, header.backing_name.data(), header.backing_name.size());
+    put64(out.data() + 8, header.backing_name.empty() ? 0 : place);
+    put32(out.data() + 16, static_cast<uint32_t>(header.backing_name.size()));
+    if (header.version >= 3) put64(out.data() + field::kIncompatible + 16, header.autoclear);
     return out;
 }
 

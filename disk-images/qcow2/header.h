@@ -93,6 +93,10 @@ struct Header {
 // The first cluster of a new image. The backing file's name has to fit.
 [[nodiscard]] Result<std::vector<std::byte>> encode_header(const Header& header, const std::string& name);
 
+// The first cluster of an image with the names and bitmaps of `header` in it; all else, unknown extensions too, as it stands in `old`.
+[[nodiscard]] Result<std::vector<std::byte>> change_header(std::span<const std::byte> old, const Header& header,
+                                                           const std::string& name);
+
 // Byte offsets of what is changed in a header that is in use.
 namespace field {
 inline constexpr uint64_t kSize = 24;

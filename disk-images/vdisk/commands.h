@@ -65,6 +65,27 @@ struct MeasureArguments {
 [[nodiscard]] Result<int> partitions(const std::string& file, const std::string& format, const Output& output);
 [[nodiscard]] Result<int> commit(const std::string& file, const std::string& format, const Output& output);
 
+struct RebaseArguments {
+    std::string file, format, backing, backing_format;  // backing "": none
+    bool unsafe = false;  // only the name is changed
+};
+[[nodiscard]] Result<int> rebase(const RebaseArguments& arguments, const Output& output);
+
+[[nodiscard]] Result<int> bitmap_list(const std::string& file, const std::string& format, const Output& output);
+[[nodiscard]] Result<int> bitmap_add(const std::string& file, const std::string& format, const std::string& name,
+                                     const std::string& granularity, const Output& output);
+[[nodiscard]] Result<int> bitmap_remove(const std::string& file, const std::string& format, const std::string& name,
+                                        const Output& output);
+
+// Snapshots inside a qcow2 image; `name` may be an id.
+[[nodiscard]] Result<int> snapshot_list(const std::string& file, const std::string& format, const Output& output);
+[[nodiscard]] Result<int> snapshot_create(const std::string& file, const std::string& format, const std::string& name,
+                                          const Output& output);
+[[nodiscard]] Result<int> snapshot_apply(const std::string& file, const std::string& format, const std::string& name,
+                                         const Output& output);
+[[nodiscard]] Result<int> snapshot_delete(const std::string& file, const std::string& format, const std::string& name,
+                                          const Output& output);
+
 // A bar on standard error when that is a terminal and nobody asked for quiet; else nothing.
 [[nodiscard]] std::function<void(uint64_t, uint64_t)> progress_bar(const Output& output);
 

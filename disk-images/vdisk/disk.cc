@@ -68,15 +68,19 @@ Result<void> Disk::wait(image::Io& io, const char* doing) {
     return os_error(-waiting.outcome.result, fmt::format("{} {} at {}", doing, spec_.path, io.offset));
 }
 
-Result<void> Disk::read(uint64_t offset, std::span<std::byte> to) {
-    iovec vector{to.data(), to.size()};
+Result<void> Disk::transfer(image::Op op, uint64_t offset, std::span<std::byte> data, const char* doing) {
+    iovec vector{data.data(), data.size()};
     image::Io io;
-    io.op = image::Op::read;
+    io.op = op;
     io.offset = offset;
-    io.length = to.size();
+    io.length = data.size();
     io.vectors = {&vector, 1};
-    return wait(io, "read");
+    return wait(io, doing);
 }
+
+Result<void> Disk::read(uint64_t offset, std::span<std::byte> to) { return transfer(image::Op::read, offset, to, "read"); }
+
+Result<void> Disk::write(uint64_t offset, std::span<std::byte> from) { return transfer(image::Op::write, offset, from, "write"); }
 
 Result<void> Disk::run(image::Op op, uint64_t offset, uint64_t bytes, const char* doing) {
     image::Io io;

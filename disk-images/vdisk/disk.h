@@ -42,6 +42,7 @@ class Disk {
 
     // One request, waited for.
     [[nodiscard]] Result<void> read(uint64_t offset, std::span<std::byte> to);
+    [[nodiscard]] Result<void> write(uint64_t offset, std::span<std::byte> from);
     [[nodiscard]] Result<void> run(image::Op op, uint64_t offset, uint64_t bytes, const char* doing);
     // Everything on stable storage, and the image left clean. To be called at the end of what succeeded.
     [[nodiscard]] Result<void> finish();
@@ -49,6 +50,7 @@ class Disk {
   private:
     Disk(Spec spec, std::unique_ptr<PlainOpener> opener, std::unique_ptr<image::Image> image, Reactor& reactor, bool writable)
         : spec_(std::move(spec)), opener_(std::move(opener)), image_(std::move(image)), reactor_(&reactor), writable_(writable) {}
+    [[nodiscard]] Result<void> transfer(image::Op op, uint64_t offset, std::span<std::byte> data, const char* doing);
     [[nodiscard]] Result<void> wait(image::Io& io, const char* doing);
 
     Spec spec_;

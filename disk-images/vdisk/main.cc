@@ -24,6 +24,8 @@ class CommandLine {
                     "4 check found nothing worse than lost space.");
         making();
         looking();
+        snapshots();
+        bitmaps();
     }
 
     int run(int argc, char** argv) {
@@ -41,8 +43,9 @@ class CommandLine {
   private:
     using Command = std::function<Result<int>()>;
 
-    CLI::App* add(const std::string& name, const std::string& what, Command command) {
-        CLI::App* sub = app_.add_subcommand(name, what);
+    CLI::App* add(const std::string& name, const std::string& what, Command command) { return add(app_, name, what, std::move(command)); }
+    CLI::App* add(CLI::App& to, const std::string& name, const std::string& what, Command command) {
+        CLI::App* sub = to.add_subcommand(name, what);
         sub->add_flag("--json", output_.json, "print JSON");
         sub->add_flag("-q,--quiet", output_.quiet, "print nothing but errors and what was asked for");
         sub->callback([this, command = std::move(command)] { chosen_ = command; });
@@ -83,6 +86,13 @@ class CommandLine {
         sub->add_option("-f,--format", resize_.format, "its format");
         sub->add_flag("--shrink", resize_.shrink, "it may become smaller, and lose what is behind");
 
+        sub = add("rebase", "Let an image continue another one", [this] { return rebase(rebase_, output_); });
+        sub->add_option("file", rebase_.file, "the image")->required();
+        sub->add_option("-f,--format", rebase_.format, "its format");
+        sub->add_option("-b,--backing", rebase_.backing, "what it is to continue, as seen from its directory; \"\" for nothing")->required();
+        sub->add_option("-F,--backing-format", rebase_.backing_format, "that one's format");
+        sub->add_flag("-u,--unsafe", rebase_.unsafe, "only change the name: the backing file was moved");
+
         sub = add("measure", "Say how large a file an image would need", [this] { return measure(measure_, output_); });
         sub->add_option("file", measure_.file, "the image that would be converted");
         sub->add_option("--size", measure_.size, "instead: a new, empty disk of this size");
@@ -107,6 +117,33 @@ class CommandLine {
         sub->add_option("-F,--other-format", other_format_, "that one's format");
         sub->add_flag("--strict", flag_, "different sizes are a difference, whatever is there");
     }
+    void bitmaps() {
+        CLI::App& group = *app_.add_subcommand("bitmap", "What a qcow2 image knows of changed blocks");
+        group.require_subcommand(1);
+        file(add(group, "list", "Say which there are", [this] { return bitmap_list(file_, format_, output_); }));
+        CLI::App* sub = add(group, "add", "Begin one", [this] { return bitmap_add(file_, format_, name_, granularity_, output_); });
+        file(sub);
+        sub->add_option("name", name_, "what it is called")->required();
+        sub->add_option("-g,--granularity", granularity_, "bytes for which it has a bit (default 64K)");
+        sub = add(group, "remove", "Give one up", [this] { return bitmap_remove(file_, format_, name_, output_); });
+        file(sub);
+        sub->add_option("name", name_, "its name")->required();
+    }
+    void snapshots() {
+        CLI::App& group = *app_.add_subcommand("snapshot", "What a qcow2 image keeps of its own past");
+        group.require_subcommand(1);
+        file(add(group, "list", "Say which there are", [this] { return snapshot_list(file_, format_, output_); }));
+        CLI::App* sub = add(group, "create", "Keep what the disk holds now", [this] { return snapshot_create(file_, format_, name_, output_); });
+        file(sub);
+        sub->add_option("name", name_, "what it is called")->required();
+        sub = add(group, "apply", "Make the disk what it was then; what it holds now is lost",
+                  [this] { return snapshot_apply(file_, format_, name_, output_); });
+        file(sub);
+        sub->add_option("name", name_, "its name, or id")->required();
+        sub = add(group, "delete", "Keep it no longer", [this] { return snapshot_delete(file_, format_, name_, output_); });
+        file(sub);
+        sub->add_option("name", name_, "its name, or id")->required();
+    }
     void file(CLI::App* sub) {
         sub->add_option("file", file_, "the image")->required();
         sub->add_option("-f,--format", format_, "its format, where the name does not tell: raw, qcow2, vhd");
@@ -119,8 +156,9 @@ class CommandLine {
     ConvertArguments convert_;
     DdArguments dd_;
     ResizeArguments resize_;
+    RebaseArguments rebase_;
     MeasureArguments measure_;
-    std::string file_, format_, other_, other_format_;
+    std::string file_, format_, other_, other_format_, name_, granularity_ = "64K";
     bool flag_ = false;
 };
 

@@ -396,6 +396,123 @@ class Commands(Case):
         self.vdisk("map", "a.vhd")
 
 
+class Past(Case):
+    """Snapshots, bitmaps and backing files of qcow2 images, in turns by vdisk and by QEMU."""
+
+    def sound(self, image):
+        self.qemu("qemu-img", "check", "-q", "-f", "qcow2", image)
+        self.vdisk("check", image, "-q")
+
+    def holds(self, image, content, *source):
+        """What the disk (or with source, a snapshot) reads as."""
+        out = self.path("out.raw")
+        self.qemu("qemu-img", "convert", "-f", "qcow2", "-O", "raw", *source, image, out)
+        with open(out, "rb") as file:
+            self.assertTrue(file.read() == content, f"{image} {source}")
+
+    def write(self, image, content, rng):
+        for _ in range(4):
+            length = rng.randrange(1, 100) * 512
+            at = rng.randrange(0, (len(content) - length) // 512) * 512
+            byte = rng.randrange(256)
+            self.qemu("qemu-io", "-f", "qcow2", "-c", f"write -P {byte} {at} {length}", image)
+            content[at:at + length] = bytes([byte]) * length
+
+    def test_snapshots_in_turns(self):
+        kinds = [["-o", "cluster_size=4k"], ["-o", "extended_l2=on,cluster_size=16k"], ["-o", "compat=0.10"], ["-o", "refcount_bits=64"]]
+        for number, options in enumerate(kinds):
+            with self.subTest(options):
+                rng = random.Random(number)
+                image, size = f"s{number}.qcow2", MIB
+                self.qemu("qemu-img", "create", "-q", "-f", "qcow2", *options, image, str(size))
+                now, kept = bytearray(size), {}
+                for step in range(14):
+                    self.write(image, now, rng)
+                    ours = step % 2 == 0
+                    action = rng.choice(["create", "create", "apply", "delete"]) if kept else "create"
+                    name = f"n{step}" if action == "create" else rng.choice(sorted(kept))
+                    if ours:
+                        self.vdisk("snapshot", action, image, name, "-q")
+                    else:
+                        self.qemu("qemu-img", "snapshot", {"create": "-c", "apply": "-a", "delete": "-d"}[action], name, image)
+                    if action == "create":
+                        kept[name] = bytes(now)
+                    elif action == "apply":
+                        now = bytearray(kept[name])
+                    else:
+                        del kept[name]
+                    self.sound(image)
+                    self.holds(image, now)
+                for name, content in kept.items():
+                    self.holds(image, content, "-l", f"snapshot.name={name}")
+                listed = json.loads(self.vdisk("snapshot", "list", image, "--json"))
+                self.assertEqual({one["name"] for one in listed}, set(kept))
+
+    def test_a_snapshot_keeps_the_size_and_its_end_frees_space(self):
+        self.vdisk("create", "a.qcow2", "8M", "-q")
+        self.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 4M", "a.qcow2")
+        self.vdisk("snapshot", "create", "a.qcow2", "small", "-q")
+        self.vdisk("resize", "a.qcow2", "16M", "-q")
+        self.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 2 0 16M", "a.qcow2")
+        self.vdisk("snapshot", "apply", "a.qcow2", "1", "-q")
+        self.assertEqual(json.loads(self.vdisk("info", "a.qcow2", "--json"))["virtual-size"], 8 * MIB)
+        self.sound("a.qcow2")
+        self.assertLess(os.stat(self.path("a.qcow2")).st_blocks * 512, 6 * MIB)
+        self.assertIn("small", self.vdisk("snapshot", "list", "a.qcow2"))
+        self.refused("snapshot", "apply", "a.qcow2", "none", says='no snapshot "none"')
+        self.refused("snapshot", "create", "a.qcow2", "small", says="already")
+        self.vdisk("create", "r.raw", "1M", "-q")
+        self.refused("snapshot", "create", "r.raw", "x", says="only qcow2")
+
+    def test_bitmaps_in_turns(self):
+        self.vdisk("create", "b.qcow2", "64M", "-q")
+        self.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 1 0 1M", "b.qcow2")
+        self.vdisk("bitmap", "add", "b.qcow2", "ours", "-g", "32k", "-q")
+        self.sound("b.qcow2")
+        self.qemu("qemu-img", "bitmap", "--add", "b.qcow2", "theirs")
+        self.qemu("qemu-io", "-f", "qcow2", "-c", "write -P 2 1M 1M", "b.qcow2")
+        self.sound("b.qcow2")
+        about = json.loads(self.qemu("qemu-img", "info", "--output=json", "b.qcow2"))["format-specific"]["data"]["bitmaps"]
+        self.assertEqual([(one["name"], one["granularity"], one["flags"]) for one in about],
+                         [("ours", 32768, ["auto"]), ("theirs", 65536, ["auto"])])
+        self.vdisk("snapshot", "create", "b.qcow2", "s", "-q")
+        self.sound("b.qcow2")
+        self.vdisk("bitmap", "remove", "b.qcow2", "theirs", "-q")
+        self.sound("b.qcow2")
+        listed = json.loads(self.vdisk("bitmap", "list", "b.qcow2", "--json"))
+        self.assertEqual([(one["name"], one["recording"], one["in-use"]) for one in listed], [("ours", True, False)])
+        self.vdisk("snapshot", "apply", "b.qcow2", "s", "-q")
+        self.assertIn("not to be trusted", self.vdisk("bitmap", "list", "b.qcow2"))
+        self.refused("bitmap", "remove", "b.qcow2", "theirs", says='no bitmap "theirs"')
+        self.refused("bitmap", "add", "b.qcow2", "x", "-g", "3000", says="power of two")
+        self.vdisk("bitmap", "remove", "b.qcow2", "ours", "-q")
+        self.sound("b.qcow2")
+
+    def test_rebase(self):
+        rng = random.Random(5)
+        contents = {}
+        for name, size in (("one", 4 * MIB), ("two", 3 * MIB), ("top", 4 * MIB)):
+            options = ["-b", "one.qcow2", "-F", "qcow2"] if name == "top" else []
+            self.qemu("qemu-img", "create", "-q", "-f", "qcow2", *options, f"{name}.qcow2", str(size))
+            contents[name] = bytearray(contents["one"]) if name == "top" else bytearray(size)
+            for _ in range(6):
+                self.write(f"{name}.qcow2", contents[name], rng)
+        below = {name: open(self.path(f"{name}.qcow2"), "rb").read() for name in ("one", "two")}
+        for backing in ("two.qcow2", "one.qcow2", ""):
+            self.vdisk("rebase", "top.qcow2", "-b", backing, "-q")
+            self.sound("top.qcow2")
+            self.holds("top.qcow2", contents["top"])
+            about = json.loads(self.qemu("qemu-img", "info", "--output=json", "top.qcow2"))
+            self.assertEqual(about.get("backing-filename", ""), backing)
+        self.vdisk("rebase", "-u", "top.qcow2", "-b", "elsewhere/none.raw", "-q")
+        about = json.loads(self.qemu("qemu-img", "info", "--output=json", "top.qcow2"))
+        self.assertEqual((about["backing-filename"], about["backing-filename-format"]), ("elsewhere/none.raw", "raw"))
+        self.refused("rebase", "top.qcow2", "-b", "one.qcow2", says="none.raw")
+        self.refused("rebase", "one.qcow2", "-b", "one.qcow2", says="in use")
+        self.refused("rebase", "one.qcow2", "-b", "missing.qcow2", says="missing.qcow2")
+        self.assertEqual(below, {name: open(self.path(f"{name}.qcow2"), "rb").read() for name in below})
+
+
 class Partitions(Case):
     def test_gpt_mbr_and_lvm(self):
         self.vdisk("create", "gpt.raw", "64M")
