@@ -21,6 +21,7 @@
 //   sup    -> disconnect                 stop taking, finish and answer everything, unmap, unbind -> answer
 //   sup    -> resize  (the file grew)    look at the size again                   -> answer: geometry
 //   sup    -> stats                      -> answer: counters
+//   sup    -> limit                      take requests this fast at most          -> answer: counters
 //   sup    -> detach                     drop image and locks, forget the device  -> answer
 //   worker -> open_file, sup -> file     the Opener: a file named by an image header
 //   worker -> device_failed              the frontend broke the protocol, or the image died: the device stopped serving.
@@ -42,7 +43,7 @@
 
 namespace ringback::blk {
 
-inline constexpr uint32_t kProtocolVersion = 3;
+inline constexpr uint32_t kProtocolVersion = 4;
 inline constexpr uint32_t kJournalVersion = 2;  // worker/journal.h
 inline constexpr size_t kMaxQueues = 16;
 inline constexpr uint32_t kMaxSegments = 256;  // feature-max-indirect-segments
@@ -69,6 +70,7 @@ enum class MessageType : uint16_t {
     answer,
     reconnect,
     recovered,
+    limit,
 };
 
 using Abi = xen::blkif::Abi;
@@ -117,6 +119,12 @@ struct Connect {
     std::array<QueueParameters, kMaxQueues> queues;
 };
 
+// How fast a disk's requests are taken. 0: not limited.
+struct Limit {
+    uint64_t operations, bytes;  // a second
+    uint32_t burst_ms;           // what an idle disk may take at once: what it may take in this time
+};
+
 struct Stats {
     uint64_t reads, writes, flushes, discards;
     uint64_t read_bytes, write_bytes, discard_bytes;
@@ -129,6 +137,7 @@ struct Stats {
     uint64_t reactor_enters, reactor_sleeps, poll_hits, poll_misses;
     uint64_t in_flight;
     uint64_t recoveries, replayed;  // of this attachment: workers that took over, requests they did again
+    uint64_t throttled_ns;          // how long requests were held back
     uint8_t connected;
     uint8_t failed;            // the ring is broken: connected, but served no more. Why: the answer's message
     uint8_t sync_failed;
@@ -169,6 +178,7 @@ struct Message {
         Attach attach;
         Connect connect;
         OpenFile open_file;
+        Limit limit;
         Answer answer;
         Body() : answer{} {}
     } body;

@@ -13,6 +13,7 @@ namespace {
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kUnusedGrantNs = 60 * kSecond;  // as the kernel's backend
 constexpr int64_t kGrantTimerSeconds = 20;
+constexpr int64_t kNsPerSecond = kSecond;
 
 }  // namespace
 
@@ -46,8 +47,13 @@ Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Ima
         static_cast<DeviceTimer&>(completion).device->on_grant_timer();
     };
     grant_period_ = {kGrantTimerSeconds, 0};
+    throttle_timer_.device = this;
+    throttle_timer_.on_complete = [](Completion& completion, int32_t, uint32_t) noexcept {
+        static_cast<DeviceTimer&>(completion).device->go_on();
+    };
     disk_.owner = this;
     disk_.on_grants_mapped = [](DiskContext& disk) noexcept { disk.owner->arm_grant_timer(); };
+    disk_.on_throttled = [](DiskContext& disk, uint64_t now_ns) noexcept { disk.owner->hold_back(now_ns); };
     disk_.on_drained = [](DiskContext& disk) noexcept { disk.reactor.schedule(disk.owner->teardown_); };
     disk_.on_replayed = [](DiskContext& disk) noexcept { disk.reactor.schedule(disk.owner->recovered_); };
     disk_.on_broken = [](DiskContext& disk, const char* reason) noexcept {
@@ -58,7 +64,9 @@ Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Ima
     };
 }
 
-Device::~Device() { INVARIANT(rings_.empty() && !teardown_.scheduled && !recovered_.scheduled && !disk_.grants_age); }
+Device::~Device() {
+    INVARIANT(rings_.empty() && !teardown_.scheduled && !recovered_.scheduled && !disk_.grants_age && !disk_.throttled);
+}
 
 void Device::set_limits() {
     disk_.limits = {.sectors = geometry().bytes / xen::blkif::kSectorSize,
@@ -130,6 +138,7 @@ Result<void> Device::serve(const Connect& parameters, Start start) {
 void Device::disconnect() {
     disk_.stopping = true;
     if (disk_.grants_age) resources_.reactor.cancel(grant_timer_);
+    if (disk_.throttled) resources_.reactor.cancel(throttle_timer_);
     resources_.reactor.schedule(teardown_);
 }
 
@@ -141,7 +150,7 @@ void Device::teardown() {
     }
     if (!disk_.stopping || disk_.in_flight > 0) return;
     const bool busy = std::any_of(rings_.begin(), rings_.end(), [](const auto& ring) { return ring->scheduled(); });
-    if (busy || recovered_.scheduled || disk_.grants_age) return resources_.reactor.schedule(teardown_);
+    if (busy || recovered_.scheduled || disk_.grants_age || disk_.throttled) return resources_.reactor.schedule(teardown_);
     for (const auto& ring : rings_) {
         resources_.rings_by_port[ring->port()] = nullptr;
         resources_.events.unbind(ring->port());
@@ -194,6 +203,27 @@ void Device::on_grant_timer() {
     if (mapped > 0) arm_grant_timer();
 }
 
+void Device::hold_back(uint64_t now_ns) {
+    throttled_since_ = now_ns;
+    const auto pause = static_cast<int64_t>(disk_.throttle.pause_ns(now_ns));
+    throttle_pause_ = {pause / kNsPerSecond, pause % kNsPerSecond};
+    resources_.reactor.submit(throttle_timer_, [this](io_uring_sqe* sqe) { io_uring_prep_timeout(sqe, &throttle_pause_, 0, 0); });
+}
+
+// The queues take turns: the first one to look may take all there is to take.
+void Device::go_on() {
+    disk_.throttled = false;
+    disk_.stats.throttled_ns += monotonic_ns() - throttled_since_;
+    for (size_t i = 0; i < rings_.size(); ++i) rings_[(first_ring_ + i) % rings_.size()]->kick();
+    ++first_ring_;
+}
+
+// Whoever is held back by the former limit looks again.
+void Device::limit(const Limit& limit) {
+    disk_.throttle.set(limit, monotonic_ns());
+    if (disk_.throttled) resources_.reactor.cancel(throttle_timer_);
+}
+
 Stats Device::stats() const {
     Stats stats = disk_.stats;
     const ReactorCounters& reactor = resources_.reactor.counters();
@@ -205,6 +235,7 @@ Stats Device::stats() const {
     stats.recoveries = journal_.recoveries();
     stats.replayed = journal_.replayed();
     for (const auto& ring : rings_) stats.persistent_grants += ring->grants_mapped();
+    if (disk_.throttled) stats.throttled_ns += monotonic_ns() - throttled_since_;
     stats.connected = connected() ? 1 : 0;
     stats.failed = failure_.empty() ? 0 : 1;
     stats.sync_failed = image_->sync_failed() ? 1 : 0;

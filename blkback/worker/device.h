@@ -58,6 +58,7 @@ class Device {
     void close(std::function<void(Device&)> closed);
     [[nodiscard]] bool closing() const { return static_cast<bool>(closed_); }
     [[nodiscard]] Result<void> refresh_size();
+    void limit(const Limit& limit);
     [[nodiscard]] const image::Geometry& geometry() const { return image_->geometry(); }
     [[nodiscard]] Stats stats() const;
     // Why this connection is served no more; empty: it is, or there is none.
@@ -78,6 +79,8 @@ class Device {
     void teardown();
     void arm_grant_timer();
     void on_grant_timer();
+    void hold_back(uint64_t now_ns);
+    void go_on();
     void set_limits();
 
     const xen::DeviceId id_;
@@ -95,6 +98,10 @@ class Device {
     std::function<void(Device&)> closed_;
     DeviceTimer grant_timer_;
     __kernel_timespec grant_period_{};
+    DeviceTimer throttle_timer_;
+    __kernel_timespec throttle_pause_{};
+    uint64_t throttled_since_ = 0;
+    size_t first_ring_ = 0;  // whose turn it is when requests were held back
     std::string failure_;
     bool failure_reported_ = false;
 };

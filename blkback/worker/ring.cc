@@ -130,6 +130,7 @@ void Ring::take() {
     const auto available = ring_.available();
     if (!available) return break_ring("the frontend claims more requests than its ring holds");
     for (uint32_t i = 0; i < *available && may_take() && !free_.empty(); ++i) {
+        if (disk_.throttle.limited() && hold_back()) return;
         alignas(8) std::byte raw[x86_64::kEntrySize];
         Request& request = requests_[free_.back()];
         free_.pop_back();
@@ -144,6 +145,18 @@ void Ring::take() {
         ++disk_.in_flight;
         admit(request);
     }
+}
+
+// What waits stays where it is, in the guest's ring.
+bool Ring::hold_back() {
+    const uint64_t now = monotonic_ns();
+    if (disk_.throttle.admits(now)) {
+        disk_.throttle.charge_operation(now);
+        return false;
+    }
+    disk_.throttled = true;
+    disk_.on_throttled(disk_, now);
+    return true;
 }
 
 void Ring::admit(Request& request) {
@@ -179,6 +192,8 @@ void Ring::admit(Request& request) {
     } else if (stored.indirect) {
         request.nr_segments = stored.nr_segments;
         fetching_.push_back(&request);
+        // Until its segments are known: whole pages.
+        if (disk_.throttle.limited()) disk_.throttle.charge_bytes(request.nr_segments * xen::kPageSize, monotonic_ns());
     } else {
         request.nr_segments = stored.nr_segments;
         std::memcpy(segments_[request.index].list.data(), stored.segments.data(),

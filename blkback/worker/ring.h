@@ -36,6 +36,7 @@
 #include "blkback/worker/persistent.h"
 #include "blkback/worker/recovery.h"
 #include "blkback/worker/request.h"
+#include "blkback/worker/throttle.h"
 #include "disk-images/image.h"
 #include "hypervisor/event_channel.h"
 #include "hypervisor/grants.h"
@@ -62,13 +63,17 @@ struct DiskContext {
     uint32_t replaying = 0;        // of these: taken by a dead worker
     bool stopping = false;         // take nothing more
     Request* barrier = nullptr;  // waits until it is alone, or runs: take nothing until it is answered
+    Throttle throttle{};
+    bool throttled = false;        // a timer looks again; take nothing more
     std::vector<Ring*> rings;
     bool grants_age = false;            // a timer looks after unused persistent grants
     Device* owner = nullptr;
-    // Called when in_flight fell to zero while stopping; when a ring broke; when the first grant was mapped.
+    // Called when in_flight fell to zero while stopping; when a ring broke; when the first grant was mapped; when a request
+    // has to be held back.
     void (*on_drained)(DiskContext&) noexcept = nullptr;
     void (*on_broken)(DiskContext&, const char* reason) noexcept = nullptr;
     void (*on_grants_mapped)(DiskContext&) noexcept = nullptr;
+    void (*on_throttled)(DiskContext&, uint64_t now_ns) noexcept = nullptr;
     void (*on_replayed)(DiskContext&) noexcept = nullptr;  // replaying fell to zero
 };
 
@@ -142,7 +147,10 @@ class Ring {
     void write_response(Slot& slot, xen::blkif::Status status);
     void publish();
     // take
-    bool may_take() const { return !broken_ && !disk_.stopping && disk_.barrier == nullptr && parked_ == nullptr; }
+    bool may_take() const {
+        return !broken_ && !disk_.stopping && !disk_.throttled && disk_.barrier == nullptr && parked_ == nullptr;
+    }
+    bool hold_back();
     void take();
     void admit(Request& request);
     // fetch, gather, submit

@@ -73,6 +73,13 @@ void Ring::plan(Request& request) {
     const auto sectors = check_segments(list, stored.sector, disk_.limits);
     if (!sectors) return reject(request, kError);
     request.bytes = static_cast<uint32_t>(*sectors * kSectorSize);
+    if (disk_.throttle.limited()) {
+        if (stored.indirect) {
+            disk_.throttle.refund_bytes(request.nr_segments * xen::kPageSize - request.bytes);
+        } else {
+            disk_.throttle.charge_bytes(request.bytes, monotonic_ns());
+        }
+    }
     gathering_.push_back(&request);
 }
 

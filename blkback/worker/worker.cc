@@ -193,6 +193,9 @@ void Worker::handle(Received received) {
             if (device->closing()) return answer(message, os_error(EBUSY, "resize " + device->id().text()));
             return answer(message, device->refresh_size(), device);
         case MessageType::stats: return answer(message, {}, device);
+        case MessageType::limit:
+            device->limit(message.body.limit);
+            return answer(message, {}, device);
         case MessageType::detach:
             if (device->connected()) return answer(message, os_error(EBUSY, "detach " + device->id().text()), device);
             if (device->closing()) return answer(message, os_error(EALREADY, "detach " + device->id().text()));

@@ -92,7 +92,7 @@ TEST_CASE("a datagram that is no message ends the connection, and nothing else")
 
 TEST_CASE("messages out of turn are refused") {
     Serving bed;
-    for (const int type : {0, 1, 2, 9, 10, 11, 13, 15, 16, 999, 65535}) {
+    for (const int type : {0, 1, 2, 9, 10, 11, 13, 15, 17, 999, 65535}) {
         INFO(type);
         CHECK(bed.ask(bed.message(static_cast<MessageType>(type))).error == EPROTO);
     }
@@ -102,7 +102,7 @@ TEST_CASE("messages out of turn are refused") {
     CHECK(bed.ask(MessageType::reconnect).error == EBUSY);
     CHECK(bed.ask(MessageType::resize).error == 0);
     for (const auto type : {MessageType::connect, MessageType::disconnect, MessageType::resize, MessageType::stats,
-                            MessageType::detach, MessageType::answer, static_cast<MessageType>(999)}) {
+                            MessageType::detach, MessageType::limit, MessageType::answer, static_cast<MessageType>(999)}) {
         Message unknown = bed.message(type);
         unknown.devid = 4711;
         CHECK(bed.ask(unknown).error == ENODEV);
