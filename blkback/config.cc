@@ -46,6 +46,10 @@ Result<void> take_one(const Setting& setting, Config& config) {
     if (setting.section == "policy") return take_policy(setting, config);
     if (setting.section == "disk") return take_disk(setting, config);
     if (setting.key == "roots") return take_roots(setting, config.roots);
+    if (setting.key == "state_directory") {
+        TRY(setting.take(config.state_directory));
+        return config.state_directory.front() == '/' ? Result<void>{} : setting.wrong("must be an absolute path");
+    }
     return config.take(setting);
 }
 

@@ -17,6 +17,8 @@ namespace ringback::blk {
 struct Config : DaemonConfig {
     Config() : DaemonConfig("blkback", RINGBACK_WORKER_PROGRAM) {}
 
+    std::string state_directory = "/var/lib/ringback";  // what outlives a restart of the host
+
     // Store directories whose devices are ours, relative to this domain's home.
     std::vector<std::string> roots{"backend/vbd", "backend/vbd3"};
 
@@ -30,6 +32,7 @@ struct Config : DaemonConfig {
     bool persistent_grants = true;   // feature-persistent
     bool barrier = true;             // feature-barrier, for frontends that know no flush
 
+    [[nodiscard]] std::string throttle_file() const { return state_directory + "/throttle.json"; }
     [[nodiscard]] std::string journal_directory() const { return runtime_directory + "/blk"; }
 };
 

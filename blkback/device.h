@@ -73,6 +73,7 @@ class Device {
     // The file grew (or shall, to `bytes`, when not 0); tells the worker, then the frontend.
     void resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done);
     void ask_stats(std::function<void(const Answer&)> done);
+    void limit(const Limit& limit, Reply done);
 
     enum class Readiness : uint8_t { waiting, ready, failed };
     [[nodiscard]] Readiness readiness() const;

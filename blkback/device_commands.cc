@@ -62,6 +62,10 @@ void Device::ask_stats(std::function<void(const Answer&)> done) {
     });
 }
 
+void Device::limit(const Limit& limit, Reply done) {
+    request(MessageType::limit, [&limit](Message& message) { message.body.limit = limit; }, {}, std::move(done));
+}
+
 Device::Readiness Device::readiness() const {
     if (refused_ || image_ == ImagePhase::failed) return Readiness::failed;
     return image_ == ImagePhase::open ? Readiness::ready : Readiness::waiting;

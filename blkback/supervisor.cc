@@ -71,6 +71,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
     for (const std::string& root : config.roots) kinds.push_back(root.substr(root.rfind('/') + 1));
     TRY(self.watch_.start(own, std::move(kinds)));
     TRY(loop.watch(self.store_.fd(), EPOLLIN, [&self](uint32_t) { self.take_store_events(); }));
+    self.throttler_.load();
     self.remove_stale_journals();
     self.expect_workers();
     self.work();
@@ -99,7 +100,8 @@ Supervisor::Supervisor(EventLoop& loop, const Config& config, xen::Store store)
                   [this] {
                       store_lost_ = true;
                       loop_.stop();
-                  }} {}
+                  }},
+      throttler_(loop, store_, config.throttle_file()) {}
 
 Supervisor::~Supervisor() { loop_.forget(store_.fd()); }
 
@@ -182,7 +184,10 @@ void Supervisor::look(const xen::DeviceId& id) {
         const bool adopt = starting_ && had_a_worker(state);
         found = devices_.emplace(id, std::make_unique<Device>(around_, id, adopt)).first;
     }
-    if (!found->second->look()) return;
+    const bool left = found->second->look();
+    throttler_.saw(*found->second);
+    if (!left) return;
+    throttler_.gone(id);
     devices_.erase(found);
     watch_.mark(id);  // the toolstack may have made it anew already
     const bool more = std::any_of(devices_.begin(), devices_.end(),

@@ -21,6 +21,7 @@
 #include "runtime/control.h"
 #include "blkback/device.h"
 #include "runtime/event_loop.h"
+#include "blkback/throttler.h"
 #include "blkback/worker_process.h"
 #include "hypervisor/device_watch.h"
 #include "hypervisor/store.h"
@@ -87,6 +88,7 @@ class Supervisor {
     ControlServer control_;
     Surroundings around_;
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
+    Throttler throttler_;
     std::list<Waiter> waiters_;
     std::list<Replacement> replacements_;
     bool starting_ = true;

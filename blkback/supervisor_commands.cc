@@ -42,6 +42,7 @@ nlohmann::json counters(const Stats& stats) {
             {"in_flight", stats.in_flight},
             {"recoveries", stats.recoveries},
             {"replayed", stats.replayed},
+            {"throttled_ms", stats.throttled_ns / 1'000'000},
             {"sync_failed", stats.sync_failed != 0}};
 }
 
@@ -51,6 +52,7 @@ void Supervisor::command(const ControlRequest& request, Responder respond) {
     if (request.command == "wait-ready") return wait_ready(request, std::move(respond));
     if (request.command == "status") return status(request, std::move(respond));
     if (request.command == "resize") return resize(request, std::move(respond));
+    if (request.command == "throttle") return throttler_.command(request, respond);
     if (request.command == "replace-worker") return replace_worker(request, std::move(respond));
     if (request.command == "doctor-info") return doctor_info(std::move(respond));
     respond(control_error(fmt::format("unknown command \"{}\"", request.command)));
@@ -98,6 +100,7 @@ nlohmann::json Supervisor::describe(const Device& device) const {
         disk["queues"] = device.queues();
         disk["persistent_grants"] = device.persistent();
     }
+    if (nlohmann::json throttle = throttler_.describe(device.id()); !throttle.is_null()) disk["throttle"] = std::move(throttle);
     disk["recoveries"] = device.recoveries();
     if (device.recoveries() > 0) disk["last_pause_ms"] = device.last_pause().count();
     if (device.recovering()) disk["recovering"] = true;

@@ -17,6 +17,19 @@ int fail(const Error& error) {
     return 1;
 }
 
+// "500 requests/s, 10.0 MiB/s, burst 100 ms, weight 100, group gold"
+std::string rate_text(const nlohmann::json& rate) {
+    const auto operations = rate.value("operations", uint64_t{0});
+    const auto bytes = rate.value("bytes", uint64_t{0});
+    std::string text;
+    if (operations != 0) text = fmt::format("{} requests/s", operations);
+    if (bytes != 0) text += fmt::format("{}{}/s", text.empty() ? "" : ", ", human_size(bytes));
+    text = text.empty() ? "not limited" : fmt::format("{}, burst {} ms", text, rate.value("burst_ms", 0));
+    if (rate.contains("weight")) text += fmt::format(", weight {}", rate.value("weight", 0));
+    if (!rate.value("group", "").empty()) text += fmt::format(", group {}", rate.value("group", ""));
+    return text;
+}
+
 void print_disk(const nlohmann::json& disk) {
     const bool writable = disk.value("writable", false);
     fmt::print("  {:<8} {:<18} {:<12} {:>10} {} {}\n", disk.value("vdev", ""), disk.value("device", ""),
@@ -38,6 +51,7 @@ void print_disk(const nlohmann::json& disk) {
                    counters->value("sync_failed", false) ? "; A SYNC FAILED: writes are refused until it is reattached"
                                                          : "");
     }
+    if (const auto rate = disk.find("throttle"); rate != disk.end()) fmt::print("           limited now: {}\n", rate_text(*rate));
     if (disk.value("recoveries", uint64_t{0}) > 0) {
         fmt::print("           {} worker(s) replaced; the latest pause was {} ms\n", disk.value("recoveries", uint64_t{0}),
                    disk.value("last_pause_ms", int64_t{0}));
@@ -131,6 +145,33 @@ int resize(const std::string& socket, const std::string& guest, const std::strin
     if (!answer) return fail(answer.error());
     const auto now = answer.value().value("bytes", uint64_t{0});
     fmt::print("{} of {} has {} bytes ({}) now\n", vdev, guest, now, human_size(now));
+    return 0;
+}
+
+int throttle(const std::string& socket, const std::string& what, const std::string& vdev, const ThrottleChange& change, bool json) {
+    constexpr std::string_view kGroup = "group:";
+    const bool group = what.starts_with(kGroup);
+    if (group && !vdev.empty()) return fail(Error{EINVAL, "a group has no disk of its own to name; disks join it with --group"});
+    nlohmann::json request = {{"command", "throttle"}};
+    request[group ? "group" : "guest"] = group ? what.substr(kGroup.size()) : what;
+    if (!vdev.empty()) request["disk"] = vdev;
+    const auto set = [&](const char* key, const auto& value) {
+        if (value) request[key] = *value;
+    };
+    set("operations", change.operations);
+    set("bytes", change.bytes);
+    set("burst_ms", change.burst_ms);
+    set("weight", change.weight);
+    set("join", change.join);
+    if (change.off) request["off"] = 1;
+    const auto answer = ask(socket, std::move(request), kPatience);
+    if (!answer) return fail(answer.error());
+    if (json) {
+        fmt::print("{}\n", answer.value().dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        return 0;
+    }
+    fmt::print("{}{}{}: {}\n", what, vdev.empty() ? "" : " ", vdev, rate_text(answer.value()));
+    for (const nlohmann::json& disk : answer.value().value("disks", nlohmann::json::array())) fmt::print("  {}\n", disk.get<std::string>());
     return 0;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "runtime/control_client.h"
@@ -17,6 +18,13 @@ inline constexpr const char* kNetControlSocket = "/run/ringback/netbackd.sock";
 int status(const std::string& socket, const std::string& net_socket, const std::string& guest, bool json);
 // `bytes` 0: look at the storage again.
 int resize(const std::string& socket, const std::string& guest, const std::string& vdev, uint64_t bytes);
+struct ThrottleChange {
+    std::optional<uint64_t> operations, bytes, burst_ms, weight;
+    std::optional<std::string> join;
+    bool off = false;
+};
+// `what`: a guest, or group:NAME. With nothing to change it says what holds.
+int throttle(const std::string& socket, const std::string& what, const std::string& vdev, const ThrottleChange& change, bool json);
 // Who is behind which port of a built-in switch.
 int switch_table(const std::string& net_socket, const std::string& name, bool json);
 int doctor(const std::string& socket, const std::string& net_socket);

@@ -45,6 +45,19 @@ int main(int argc, char** argv) {
         ->transform(CLI::AsSizeValue(false))
         ->check(CLI::Range(uint64_t{512}, uint64_t{1} << 62));
 
+    CLI::App* throttle = disk->add_subcommand(
+        "throttle", "Limits disks, at once and for as long as nothing else is said; without a limit it says which there is");
+    throttle->add_option("WHAT", guest, "A guest (name, domid, UUID): all of its disks together, or the one named; or group:NAME")->required();
+    throttle->add_option("VDEV", vdev, "The disk as the guest's configuration has it: xvda");
+    tools::ThrottleChange change;
+    throttle->add_option("--iops", change.operations, "Requests a second; 0: no limit");
+    throttle->add_option("--bytes", change.bytes, "Bytes a second, with K, M, G (powers of 1024); 0: no limit")->transform(CLI::AsSizeValue(false));
+    throttle->add_option("--burst-ms", change.burst_ms, "A disk that was idle may take at once what it may take in this time (100)");
+    throttle->add_option("--weight", change.weight, "The disk's share of what its guest or its group may have (100)");
+    throttle->add_option("--group", change.join, "The disk is one of this group; \"\": of none");
+    throttle->add_flag("--off", change.off, "Forgets all limits, and of a group the group");
+    throttle->add_flag("--json", json, "As JSON");
+
     CLI::App* switches = app.add_subcommand("switch", "Looks into a built-in switch");
     switches->require_subcommand(1);
     CLI::App* table = switches->add_subcommand("table", "Shows which guest is behind which MAC address");
@@ -63,6 +76,7 @@ int main(int argc, char** argv) {
     }
     if (status->parsed()) return tools::status(socket, net_socket, guest, json);
     if (table->parsed()) return tools::switch_table(net_socket, switch_name, json);
+    if (throttle->parsed()) return tools::throttle(socket, guest, vdev, change, json);
     if (doctor->parsed()) return tools::doctor(socket, net_socket);
     if (resize->parsed()) return tools::resize(socket, guest, vdev, size);
     const char* path = std::getenv("XENBUS_PATH");

@@ -18,7 +18,7 @@
 namespace ringback::test {
 
 Daemon::Daemon(const CoreProcess& core, const std::string& configuration, const std::string& worker_program)
-    : DaemonProcess(core, "blkbackd", configuration,
+    : DaemonProcess(core, "blkbackd", "state_directory = \"" + core.directory() + "/state\"\n" + configuration,
                     {RINGBACK_BLKBACKD, "--spawn-workers", "--worker-program", worker_program}) {
     ::setenv("RINGBACK", RINGBACK_TOOL, 1);
     ::setenv("RINGBACK_SOCKET", socket().c_str(), 1);
