@@ -38,6 +38,7 @@ Result<void> take_policy(const Setting& setting, Config& config) {
 Result<void> take_disk(const Setting& setting, Config& config) {
     if (setting.key == "persistent_grants") return setting.take(config.persistent_grants);
     if (setting.key == "barrier") return setting.take(config.barrier);
+    if (setting.key == "nbd_reconnect_seconds") return setting.take(0, 86'400, config.nbd_reconnect_seconds);
     if (setting.key == "max_queues") return setting.take(0, kMaxQueues, config.max_queues);
     return setting.unknown();
 }

@@ -31,6 +31,7 @@ struct Config : DaemonConfig {
     uint32_t max_queues = 0;         // 0: the number of this machine's CPUs; never more than the protocol's 16
     bool persistent_grants = true;   // feature-persistent
     bool barrier = true;             // feature-barrier, for frontends that know no flush
+    uint32_t nbd_reconnect_seconds = 60;  // requests wait for a network disk's server that long
 
     [[nodiscard]] std::string throttle_file() const { return state_directory + "/throttle.json"; }
     [[nodiscard]] std::string journal_directory() const { return runtime_directory + "/blk"; }

@@ -23,9 +23,10 @@
 
 #include "blkback/config.h"
 #include "blkback/handshake.h"
+#include "blkback/lookup.h"
 #include "blkback/policy.h"
 #include "blkback/recoveries.h"
-#include "blkback/volume_lookup.h"
+#include "blkback/server_link.h"
 #include "blkback/worker_process.h"
 #include "hypervisor/store.h"
 #include "hypervisor/xenbus.h"
@@ -122,6 +123,10 @@ class Device {
     [[nodiscard]] Result<void> try_open();
     [[nodiscard]] Result<void> look_up(const Target& target);
     [[nodiscard]] Result<void> open_file(const Target& target);
+    [[nodiscard]] Result<void> open_server(const Target& target);
+    [[nodiscard]] Result<UniqueFd> connect_server(const image::nbd::Address& address);
+    [[nodiscard]] bool wait_for_server() const;
+    [[nodiscard]] Result<void> attach(const Target& target, UniqueFd file);
     void attached(const Answer& answer);
     void open_later(std::chrono::milliseconds delay);
     void stop_retrying();
@@ -192,7 +197,8 @@ class Device {
     // With either of them the image is opening, and nothing of it is asked of the worker. A lookup that nobody waits for any
     // more stays until its end, and the next one waits for that.
     std::optional<EventLoop::Timer> lock_retry_;
-    std::unique_ptr<VolumeLookup> lookup_;
+    std::unique_ptr<Lookup> lookup_;
+    std::unique_ptr<ServerLink> server_;  // of a network disk
     std::optional<EventLoop::Timer> connect_retry_;
     bool successor_ = false;  // the image is a dead worker's: with its journal
     bool owed_ = false;       // its rings were connected: go on with them, not anew

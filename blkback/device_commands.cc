@@ -16,6 +16,10 @@ void Device::resize(uint64_t bytes, std::function<void(Result<uint64_t>)> done) 
             return done(Error{EINVAL, fmt::format("cannot resize {} from {} to {} bytes: a disk only grows, in sectors of "
                                                   "512", target_, geometry_.bytes, bytes)});
         }
+        if (format_ == "nbd") {
+            return done(Error{EOPNOTSUPP, fmt::format("{} has the size that its server told: grow it there, then detach and "
+                                                      "attach the disk", target_)});
+        }
         if (format_ != "raw") {
             return done(Error{EOPNOTSUPP, fmt::format("{} is {}: such an image is grown while no guest has it, with vdisk "
                                                       "resize", target_, format_)});

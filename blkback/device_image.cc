@@ -56,6 +56,7 @@ Result<void> Device::try_open() {
     target_ = target.path;
     format_ = target.format;
     // A dead worker's volume is active, and LVM would say that it is open: its successor goes by the locks alone.
+    if (target.server) return open_server(target);
     return target.volume && !successor_ ? look_up(target) : open_file(target);
 }
 
@@ -66,7 +67,11 @@ Result<void> Device::look_up(const Target& target) {
         open_later(kLockPause);
         return {};
     }
-    lookup_ = TRY(VolumeLookup::start(around_.loop, *target.volume, writable_, [this, target](const Result<void>& found) {
+    const auto activate = [name = *target.volume, writable = writable_]() -> Result<void> {
+        TRY(image::lvm::Lvm().activate(name, writable));
+        return {};
+    };
+    lookup_ = TRY(Lookup::start(around_.loop, "lvm:" + target.volume->text(), activate, [this, target](const Result<void>& found) {
         lookup_.reset();
         around_.look_again(id_);
         if (image_ != ImagePhase::opening || lock_retry_) return;  // it was closed meanwhile
@@ -81,6 +86,36 @@ Result<void> Device::open_file(const Target& target) {
     why_buffered_ = file.why_buffered;
     direct_ = file.direct;
     if (!direct_ && !opening_since_ && !successor_) log_guest("{} is used through the page cache: {}", target.path, why_buffered_);
+    return attach(target, std::move(file.fd));
+}
+
+// A successor waits for the server as its worker would have, and for what the server has of the dead one.
+bool Device::wait_for_server() const {
+    return successor_ && server_ && lost_at_ && Clock::now() < *lost_at_ + std::chrono::seconds(around_.config.nbd_reconnect_seconds);
+}
+
+Result<UniqueFd> Device::connect_server(const image::nbd::Address& address) {
+    if (!server_ || server_->name() != address.text) server_ = std::make_unique<ServerLink>(around_.loop, address);
+    return server_->connect(around_.rules, around_.config.nbd_reconnect_seconds);
+}
+
+Result<void> Device::open_server(const Target& target) {
+    image_ = ImagePhase::opening;
+    if (!opening_since_) opening_since_ = Clock::now();
+    const bool drained = !successor_ || !server_ || server_->drained();
+    auto socket = drained ? connect_server(*target.server)
+                          : Result<UniqueFd>(Error{ETIMEDOUT, fmt::format("open {}: the server does not end the dead worker's "
+                                                                          "connection", target.path)});
+    if (!socket && (socket.error().code == EAGAIN || wait_for_server())) {
+        open_later(drained ? kLockPause : kFencePause);
+        return {};
+    }
+    direct_ = true;
+    why_buffered_.clear();
+    return attach(target, TRY(std::move(socket)));
+}
+
+Result<void> Device::attach(const Target& target, UniqueFd file) {
     UniqueFd journal = TRY(successor_ ? dead_workers_journal() : create_journal());
     image_ = ImagePhase::opening;
     if (!opening_since_) opening_since_ = Clock::now();
@@ -92,13 +127,19 @@ Result<void> Device::open_file(const Target& target) {
         message.body.attach.direct = direct_ ? 1 : 0;
         message.body.attach.discard = discard_wanted_ ? 1 : 0;
         message.body.attach.recover = successor_ ? 1 : 0;
+        message.body.attach.reconnect_seconds = around_.config.nbd_reconnect_seconds;
     };
-    request(MessageType::attach, fill, {std::move(file.fd), std::move(journal)},
+    request(MessageType::attach, fill, {std::move(file), std::move(journal)},
             [this](const Answer& answer) { attached(answer); });
     return {};
 }
 
 Result<OpenedFile> Device::open_named(const std::string& name, bool writable) {
+    if (format_ == "nbd" && name == target_ && (image_ == ImagePhase::opening || image_ == ImagePhase::open)) {
+        OpenedFile connection;
+        connection.fd = TRY(connect_server(TRY(image::nbd::parse_address(name))));
+        return connection;
+    }
     if (image_ != ImagePhase::opening) return Error{EPERM, fmt::format("open {}: no image is being opened", name)};
     if (!name.starts_with('/')) return Error{EPERM, fmt::format("open {}: no absolute path", name)};
     if (writable && !writable_) return Error{EPERM, fmt::format("open {} for writing: the disk is read-only", name)};
@@ -115,8 +156,10 @@ void Device::attached(const Answer& answer) {
         return request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer&) { close_image(); });
     }
     if (answer.error != 0) {
+        if (server_) server_->break_off();  // the worker has let go of what it was given; so shall the server
         if (unwanted) return image_closed();
         if (successor_ && answer.error == ECONNRESET) return;  // worker_lost() comes next
+        if (answer.error == ENOTCONN && wait_for_server()) return open_later(kLockPause);
         if (successor_ && answer.error == EBUSY) return open_later(++fence_tries_ < kQuickFenceTries ? kFencePause : kLockPause);
         return not_opened({answer.error, answer.message.str()});
     }
@@ -153,6 +196,7 @@ void Device::stop_retrying() {
 
 void Device::fail_image(const std::string& why) {
     stop_retrying();
+    server_.reset();
     image_ = ImagePhase::failed;
     owed_ = successor_ = false;
     end_recovery();
@@ -176,6 +220,7 @@ void Device::close_image() {
 }
 
 void Device::image_closed() {
+    server_.reset();
     image_ = ImagePhase::closed;
     owed_ = successor_ = false;
     end_recovery();

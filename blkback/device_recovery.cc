@@ -96,6 +96,7 @@ Result<UniqueFd> Device::dead_workers_journal() const {
 void Device::worker_lost(const std::string& why) {
     if (connect_retry_) around_.loop.cancel(*connect_retry_);
     connect_retry_.reset();
+    if (server_) server_->break_off();
     const bool connected = ring_ == RingPhase::connected;
     ring_ = RingPhase::none;
     const bool first_opening = image_ == ImagePhase::opening && !successor_ && !lock_retry_ && !lookup_;

@@ -122,6 +122,10 @@ Result<Target> parse_target(std::string_view kind, std::string_view params) {
         TRY(check_path(text));
         return Target{"raw", std::string(text)};
     }
+    if (image::nbd::is_address(text)) {
+        image::nbd::Address server = TRY(image::nbd::parse_address(text));
+        return Target{"nbd", server.text, {}, std::move(server)};
+    }
     const size_t colon = text.find(':');
     if (colon == std::string_view::npos || colon == 0) {
         return Error{EINVAL, fmt::format("the disk's target \"{}\" is no absolute path; give target=/path for a raw "
@@ -134,7 +138,8 @@ Result<Target> parse_target(std::string_view kind, std::string_view params) {
     }
     if (format != "qcow2" && format != "vhd") {
         return Error{ENOTSUP, fmt::format("the disk's target \"{}\" has an unknown scheme \"{}\"; supported: /path (raw), "
-                                          "qcow2:/path, vhd:/path, lvm:group/volume", text, format)};
+                                          "qcow2:/path, vhd:/path, lvm:group/volume, nbd://host/name, "
+                                          "nbd+unix:///name?socket=/path", text, format)};
     }
     const std::string_view path = text.substr(colon + 1);
     if (!path.starts_with('/') || path.size() >= PATH_MAX || path.find('\0') != std::string_view::npos) {
@@ -215,6 +220,19 @@ Result<OpenedFile> open_target(const std::string& path, const PathRules& rules, 
     }
     file.bytes = TRY(size_of(file.fd, path, info));
     return file;
+}
+
+Result<UniqueFd> find_socket(const std::string& path, const PathRules& rules) {
+    UniqueFd found = TRY(look_up(path));
+    const std::string real = TRY(real_path(found, path));
+    if (!rules.allows(real)) {
+        return Error{EPERM, fmt::format("open {}: {} is outside the directories that [policy] of {} allows", path,
+                                        real == path ? "it" : real, "blkbackd.toml")};
+    }
+    struct stat info{};
+    if (::fstat(found.get(), &info) != 0) return os_error("look at " + path);
+    if (!S_ISSOCK(info.st_mode)) return Error{ENOTSOCK, fmt::format("open {}: it is no socket", path)};
+    return found;
 }
 
 }  // namespace ringback::blk

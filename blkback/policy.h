@@ -5,7 +5,8 @@
 // A target that begins with '/' is a raw image at that path: never probed for a format, because a guest that can
 // write its own disk could otherwise write a header naming any file of the host. Other formats come by prefix only,
 // "FORMAT:PATH"; the first colon ends the prefix, so that a path may hold colons, commas and blanks. "lvm:GROUP/VOLUME"
-// is raw too: the block device on which LVM has the volume of that name, once it is active.
+// is raw too: the block device on which LVM has the volume of that name, once it is active. "nbd://HOST/EXPORT" and
+// "nbd+unix:///EXPORT?socket=/PATH" are a server's.
 //
 // Opening: the path is looked up once, with O_PATH (which has no side effect on a FIFO, a tape or a socket) and without
 // magic links; what was found is judged by its type and by its real path, after all symbolic links; then that very
@@ -28,15 +29,17 @@
 #include <vector>
 
 #include "disk-images/lvm/lvm.h"
+#include "disk-images/nbd/address.h"
 #include "runtime/result.h"
 #include "runtime/unique_fd.h"
 
 namespace ringback::blk {
 
 struct Target {
-    std::string format;  // "raw", "qcow2", "vhd"
-    std::string path;    // absolute
+    std::string format;  // "raw", "qcow2", "vhd", "nbd"
+    std::string path;    // absolute; of "nbd" the address
     std::optional<image::lvm::Name> volume = {};  // is at `path` when it is active
+    std::optional<image::nbd::Address> server = {};  // of "nbd"
 };
 
 // A target as it stands in the store's `params`; `kind` is the device's: a vbd3 target comes with libxl's own prefix.
@@ -74,5 +77,8 @@ struct OpenedFile {
 // A fresh open file description, close-on-exec, of a regular file or a block device.
 [[nodiscard]] Result<OpenedFile> open_target(const std::string& path, const PathRules& rules,
                                              const OpenRequest& request);
+
+// A Unix socket as it is found (O_PATH): to be connected to through /proc/self/fd.
+[[nodiscard]] Result<UniqueFd> find_socket(const std::string& path, const PathRules& rules);
 
 }  // namespace ringback::blk

@@ -23,7 +23,8 @@
 //   sup    -> stats                      -> answer: counters
 //   sup    -> limit                      take requests this fast at most          -> answer: counters
 //   sup    -> detach                     drop image and locks, forget the device  -> answer
-//   worker -> open_file, sup -> file     the Opener: a file named by an image header
+//   worker -> open_file, sup -> file     the Opener: a file named by an image header; or, at any time, one more connection to a
+//                                        network disk's server
 //   worker -> device_failed              the frontend broke the protocol, or the image died: the device stopped serving.
 //                                        Who was not there to hear it reads it in stats.failed, of any answer.
 //   sup    -> quit                       disconnect and detach what is left, then exit 0
@@ -97,13 +98,14 @@ struct Hello {
     uint16_t domid;
 };
 
-struct Attach {            // descriptors: [0] image file, [1] journal
+struct Attach {            // descriptors: [0] image file, of "nbd" a socket, [1] journal
     Text<16> format;       // "raw"
-    Text<1024> name;       // for messages
+    Text<1024> name;       // for messages; of "nbd" the address
     uint8_t writable;
     uint8_t direct;
     uint8_t discard;       // may be offered
     uint8_t recover;       // the journal is a dead worker's: keep it
+    uint32_t reconnect_seconds;  // of "nbd"
 };
 
 struct QueueParameters {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "disk-images/chain.h"
+#include "disk-images/nbd/image.h"
 #include "disk-images/qcow2/image.h"
 #include "disk-images/raw/image.h"
 #include "disk-images/vhd/image.h"
@@ -22,6 +23,8 @@ Result<std::unique_ptr<Image>> open_image_below(const Chain* before, const std::
 
 Result<std::unique_ptr<Image>> open_image(const std::string& format, File file, Opener& opener,
                                           Reactor& reactor, const OpenOptions& options) {
+    // Not below: what a header names is a file.
+    if (format == "nbd") return nbd::NbdImage::open(std::move(file), opener, reactor, options);
     return open_image_below(nullptr, format, std::move(file), opener, reactor, options);
 }
 

@@ -75,7 +75,7 @@ struct Geometry {
 };
 
 // A file as the supervisor hands it over: opened by it for this one worker generation, not shared with
-// anybody.
+// anybody. For a network disk a socket, and `name` its address.
 struct File {
     UniqueFd fd;
     bool writable = false;
@@ -90,6 +90,15 @@ class Opener {
     // `name` as the image's header has it. The policy's owner resolves it, decides, and sends the file or the
     // reason. A relative name has been made one from the directory of the file that names it (chain.h).
     [[nodiscard]] virtual Result<File> open(const std::string& name, Access access) = 0;
+
+    // For a disk that is being served, which cannot wait here: a connection to its server once more. Belongs to the image;
+    // `opened` is called once, perhaps from inside open_later().
+    struct Opening {
+        void (*opened)(Opening& self, Result<File> file) = nullptr;
+    };
+    virtual void open_later(const std::string& name, Access access, Opening& opening) { opening.opened(opening, open(name, access)); }
+    // `opened` is not called any more.
+    virtual void forget(Opening&) {}
 };
 
 // What the disk holds from some offset on, for `length` bytes at least.
@@ -149,11 +158,12 @@ struct OpenOptions {
     // A sync failed since the disk was attached, under a former process: fails writes and flushes from the
     // start.
     bool sync_failed = false;
+    uint32_t reconnect_seconds = 60;  // requests wait for a network disk's server that long
 };
 
 // Locks the file against other generations and other programs (lock.h), parses the header, registers the file
 // with the reactor. `format` is a name from the target's prefix (known_formats), never probed. ENOTSUP:
-// unknown format.
+// unknown format. `opener` outlives an "nbd" image, and for the others this call.
 [[nodiscard]] Result<std::unique_ptr<Image>> open_image(const std::string& format, File file, Opener& opener,
                                                         Reactor& reactor, const OpenOptions& options);
 

@@ -18,9 +18,10 @@ constexpr int64_t kNsPerSecond = kSecond;
 }  // namespace
 
 Device::Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Image> image, Journal journal,
-               bool writable, bool direct, Callbacks callbacks)
+               bool writable, bool direct, Callbacks callbacks, std::unique_ptr<image::Opener> opener)
     : id_(std::move(id)),
       resources_(resources),
+      opener_(std::move(opener)),
       image_(std::move(image)),
       journal_(std::move(journal)),
       writable_(writable),

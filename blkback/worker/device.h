@@ -38,7 +38,7 @@ class Device {
     };
 
     Device(xen::DeviceId id, Resources resources, std::unique_ptr<image::Image> image, Journal journal, bool writable,
-           bool direct, Callbacks callbacks);
+           bool direct, Callbacks callbacks, std::unique_ptr<image::Opener> opener = nullptr);
     ~Device();  // not connected
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
@@ -85,6 +85,7 @@ class Device {
 
     const xen::DeviceId id_;
     Resources resources_;
+    std::unique_ptr<image::Opener> opener_;  // the image's, for as long as it lives
     std::unique_ptr<image::Image> image_;
     Journal journal_;
     const bool writable_;

@@ -123,6 +123,7 @@ void Worker::on_supervisor_gone(const Error& error) {
     supervisor_.reset();
     deferred_.clear();
     disconnecting_.clear();
+    fail_openings();
     if (!quitting_) retry_later();
 }
 
@@ -174,6 +175,8 @@ Device* Worker::find(const Message& message) {
 void Worker::handle(Received received) {
     const Message& message = received.message;
     if (message.type == MessageType::attach) return attach(received);
+    const bool asked = message.id != 0 && message.id < next_id_;  // perhaps by an image that is gone meanwhile
+    if (message.type == MessageType::file && asked) return opened(received);
     if (message.type == MessageType::quit) return quit();
     Device* device = find(message);
     if (device == nullptr) {
@@ -240,11 +243,12 @@ void Worker::attach(Received& received) {
     auto fence = Fence::take(std::move(received.descriptors[1]), *reactor_);
     if (!fence) return answer(message, fence.error());
     journal->keep(std::move(*fence));
-    opening_ = id;
-    auto image = image::open_image(wanted.format.str(), std::move(file), *this, *reactor_,
+    auto opener = std::make_unique<DeviceOpener>(*this, id);
+    auto image = image::open_image(wanted.format.str(), std::move(file), *opener, *reactor_,
                                    {.writable = wanted.writable != 0,
                                     .discard = wanted.discard != 0,
-                                    .sync_failed = journal->sync_failed()});
+                                    .sync_failed = journal->sync_failed(),
+                                    .reconnect_seconds = wanted.reconnect_seconds});
     if (!image) return answer(message, image.error());
     auto device = std::make_unique<Device>(
         id, Device::Resources{*reactor_, *events_, grants_, *buffers_, rings_by_port_}, std::move(*image),
@@ -264,7 +268,8 @@ void Worker::attach(Received& received) {
                                   report.body.answer = {};
                                   describe(recovered, report.body.answer);
                                   send(report);
-                              }});
+                              }},
+        std::move(opener));
     answer(message, {}, device.get());
     devices_.emplace(id, std::move(device));
 }
@@ -278,31 +283,61 @@ void Worker::on_disconnected(Device& device) {
     if (quitting_) reactor_->schedule(quit_task_);  // not from inside the device, which goes with its image
 }
 
-// The image's header names another file. Blocks the reactor until the supervisor has decided: images are opened before
-// their frontends connect, and what else the supervisor says meanwhile is kept for afterwards.
-Result<image::File> Worker::open(const std::string& name, Access access) {
-    if (supervisor_ == nullptr) return os_error(ENOTCONN, "ask the supervisor for " + name);
-    Message ask = message_for(opening_, MessageType::open_file);
+Result<Message> Worker::ask_for(const xen::DeviceId& id, const std::string& name, image::Opener::Access access) {
+    Message ask = message_for(id, MessageType::open_file);
     ask.id = next_id_++;
     if (name.size() >= sizeof(ask.body.open_file.name.bytes)) return os_error(ENAMETOOLONG, "open " + name);
     ask.body.open_file = {};
     ask.body.open_file.name = Text<1024>(name);
-    ask.body.open_file.writable = access == Access::write ? 1 : 0;
+    ask.body.open_file.writable = access == image::Opener::Access::write ? 1 : 0;
+    return ask;
+}
+
+Result<image::File> Worker::take_file(Received& received, const std::string& name) {
+    const Attach& decided = received.message.body.attach;
+    if (received.descriptors.size() != 1) return Error{EACCES, decided.name.str()};
+    return image::File{std::move(received.descriptors[0]), decided.writable != 0, decided.direct != 0, name};
+}
+
+// The image's header names another file. Blocks the reactor until the supervisor has decided: images are opened before
+// their frontends connect, and what else the supervisor says meanwhile is kept for afterwards.
+Result<image::File> Worker::open_named(const xen::DeviceId& id, const std::string& name, image::Opener::Access access) {
+    if (supervisor_ == nullptr) return os_error(ENOTCONN, "ask the supervisor for " + name);
+    const Message ask = TRY(ask_for(id, name, access));
     TRY(supervisor_->send(ask));
     for (;;) {
         pollfd readable{supervisor_->fd(), POLLIN, 0};
         if (poll(&readable, 1, kOpenerTimeoutMs) <= 0) return os_error(ETIMEDOUT, "ask the supervisor for " + name);
         auto received = TRY(supervisor_->receive());
         if (!received) continue;
-        const Message& message = received->message;
-        if (message.type != MessageType::file || message.id != ask.id) {
-            deferred_.push_back(std::move(*received));
-            continue;
-        }
-        const Attach& decided = message.body.attach;
-        if (received->descriptors.size() != 1) return Error{EACCES, decided.name.str()};
-        return image::File{std::move(received->descriptors[0]), decided.writable != 0, decided.direct != 0, name};
+        if (received->message.type == MessageType::file && received->message.id == ask.id) return take_file(*received, name);
+        deferred_.push_back(std::move(*received));
     }
+}
+
+// Noted before it is sent: a supervisor that cannot be sent to is gone, and then all that was asked of it is answered.
+void Worker::open_named_later(const xen::DeviceId& id, const std::string& name, image::Opener::Access access,
+                              image::Opener::Opening& opening) {
+    const auto ask = ask_for(id, name, access);
+    if (!ask || supervisor_ == nullptr) {
+        return opening.opened(opening, ask ? os_error(ENOTCONN, "ask the supervisor for " + name) : ask.error());
+    }
+    openings_.emplace(ask.value().id, &opening);
+    send(ask.value());
+}
+
+void Worker::opened(Received& received) {
+    const auto asked = openings_.extract(received.message.id);
+    if (!asked.empty()) asked.mapped()->opened(*asked.mapped(), take_file(received, "the server"));
+}
+
+void Worker::fail_openings() {
+    const auto openings = std::exchange(openings_, {});
+    for (const auto& [id, opening] : openings) opening->opened(*opening, os_error(ENOTCONN, "ask the supervisor"));
+}
+
+void Worker::DeviceOpener::forget(Opening& opening) {
+    std::erase_if(worker.openings_, [&](const auto& entry) { return entry.second == &opening; });
 }
 
 }  // namespace ringback::blk::worker

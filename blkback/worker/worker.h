@@ -28,7 +28,7 @@
 
 namespace ringback::blk::worker {
 
-class Worker : private image::Opener {
+class Worker {
   public:
     struct Options {
         xen::Domid domid = 0;
@@ -38,7 +38,7 @@ class Worker : private image::Opener {
     };
 
     [[nodiscard]] static Result<std::unique_ptr<Worker>> prepare(const Options& options);
-    ~Worker() override;
+    ~Worker();
     // Serves until the supervisor says quit. An error: the worker cannot go on.
     [[nodiscard]] Result<void> run();
 
@@ -53,6 +53,17 @@ class Worker : private image::Opener {
     };
     struct QuitTask : Task {
         Worker* worker = nullptr;
+    };
+    // A device's way to the supervisor for further files.
+    struct DeviceOpener final : image::Opener {
+        DeviceOpener(Worker& of, xen::DeviceId device) : worker(of), id(std::move(device)) {}
+        Result<image::File> open(const std::string& name, Access access) override { return worker.open_named(id, name, access); }
+        void open_later(const std::string& name, Access access, Opening& opening) override {
+            worker.open_named_later(id, name, access, opening);
+        }
+        void forget(Opening& opening) override;
+        Worker& worker;
+        const xen::DeviceId id;
     };
     explicit Worker(Options options) : options_(std::move(options)) {}
 
@@ -70,7 +81,13 @@ class Worker : private image::Opener {
     static void describe(const Device& device, Answer& answer);
     Device* find(const Message& message);
     void on_disconnected(Device& device);
-    [[nodiscard]] Result<image::File> open(const std::string& name, Access access) override;
+    [[nodiscard]] Result<Message> ask_for(const xen::DeviceId& id, const std::string& name, image::Opener::Access access);
+    [[nodiscard]] Result<image::File> open_named(const xen::DeviceId& id, const std::string& name, image::Opener::Access access);
+    void open_named_later(const xen::DeviceId& id, const std::string& name, image::Opener::Access access,
+                          image::Opener::Opening& opening);
+    void opened(Received& received);
+    void fail_openings();
+    static Result<image::File> take_file(Received& received, const std::string& name);
 
     Options options_;
     std::vector<xen::GrantTable> grants_;
@@ -79,6 +96,7 @@ class Worker : private image::Opener {
     std::unique_ptr<BufferPool> buffers_;
     std::unique_ptr<Channel> supervisor_;
     std::vector<Ring*> rings_by_port_;
+    std::map<uint64_t, image::Opener::Opening*> openings_;  // asked for, by the number of the question
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;
     std::multimap<xen::DeviceId, Message> disconnecting_;  // to be answered when drained
     std::deque<Received> deferred_;                   // came while an image was being opened
@@ -88,7 +106,6 @@ class Worker : private image::Opener {
     LogLimiter losses_;  // one that will not have us hangs up on every try
     __kernel_timespec retry_delay_{};
     uint64_t next_id_ = 1;
-    xen::DeviceId opening_{};  // whose image is being opened
     bool quitting_ = false;
     QuitTask quit_task_;
 };

@@ -34,6 +34,7 @@ deny = []
 max_queues = 3
 persistent_grants = false
 barrier = false
+nbd_reconnect_seconds = 7
 )", "test.toml");
     REQUIRE(config.ok());
     const blk::Config& c = config.value();
@@ -47,6 +48,7 @@ barrier = false
     CHECK(c.max_queues == 3);
     CHECK_FALSE(c.persistent_grants);
     CHECK_FALSE(c.barrier);
+    CHECK(c.nbd_reconnect_seconds == 7);
 }
 
 TEST_CASE("the settings file that is installed says what the defaults are") {
@@ -67,6 +69,7 @@ TEST_CASE("the settings file that is installed says what the defaults are") {
     CHECK(config.value().max_queues == defaults.max_queues);
     CHECK(config.value().persistent_grants == defaults.persistent_grants);
     CHECK(config.value().barrier == defaults.barrier);
+    CHECK(config.value().nbd_reconnect_seconds == defaults.nbd_reconnect_seconds);
 }
 
 TEST_CASE("a wrong setting is refused by its name and line") {

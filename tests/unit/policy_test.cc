@@ -123,6 +123,10 @@ TEST_CASE("a block device that the host itself uses is refused to a new disk") {
 }
 
 TEST_CASE("other targets are refused by name, with what is supported") {
+    const auto server = blk::parse_target("vbd3", "aio:nbd+unix:///x?socket=/run/s").value();
+    CHECK((server.format == "nbd" && server.path == "nbd+unix:///x?socket=/run/s" && server.server->socket == "/run/s"));
+    CHECK(blk::parse_target("vbd", "nbd://h/x").value().server->host == "h");
+    CHECK(blk::parse_target("vbd", "nbd:/srv/a").error().code == ENOTSUP);
     const auto unknown = blk::parse_target("vbd", "qcow9:/srv/a.img");
     CHECK(unknown.error().code == ENOTSUP);
     CHECK_THAT(unknown.error().message, ContainsSubstring("qcow9") && ContainsSubstring("supported: /path (raw)"));
