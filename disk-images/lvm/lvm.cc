@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
-#include "disk-images/lvm/command.h"
+#include "runtime/command.h"
 
 namespace ringback::image::lvm {
 
@@ -131,7 +131,7 @@ Result<std::string> Lvm::run(const std::string& doing, const std::vector<std::st
     CommandOutput output = TRY(run_command(words));
     if (output.status == 0) return output.text;
     output.complaints += logged_errors(output.text);
-    return Error{output.status == 127 ? ENOENT : EIO, fmt::format("{}: {}", doing, explain(output, words))};
+    return Error{output.status == 127 ? ENOENT : EIO, fmt::format("{}: {}", doing, explain(output, words, "lvm2"))};
 }
 
 Result<Volume> Lvm::lookup(const Name& name) const {

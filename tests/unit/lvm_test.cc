@@ -7,8 +7,8 @@
 
 #include <catch2/matchers/catch_matchers_string.hpp>
 
-#include "disk-images/lvm/command.h"
 #include "image_loop.h"
+#include "runtime/command.h"
 
 using namespace ringback;
 using namespace ringback::image;
@@ -176,7 +176,7 @@ TEST_CASE("lvm: what LVM itself answers, of a volume in two pieces too") {
     REQUIRE(chmod(program.c_str(), 0755) == 0);
     const auto run = [&](std::vector<std::string> words) {
         words.insert(words.begin(), program);
-        const auto done = lvm::run_command(words).value();
+        const auto done = run_command(words).value();
         INFO(words[1] << ": " << done.complaints);
         REQUIRE(done.status == 0);
     };

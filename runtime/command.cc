@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "disk-images/lvm/command.h"
+#include "runtime/command.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -15,7 +15,7 @@
 
 #include "runtime/unique_fd.h"
 
-namespace ringback::image::lvm {
+namespace ringback {
 
 namespace {
 
@@ -104,8 +104,8 @@ Result<CommandOutput> run_command(const std::vector<std::string>& words) {
     return output;
 }
 
-std::string explain(const CommandOutput& output, const std::vector<std::string>& words) {
-    if (output.status == 127 && output.complaints.empty()) return fmt::format("{} is not installed (package lvm2)", words.front());
+std::string explain(const CommandOutput& output, const std::vector<std::string>& words, const std::string& package) {
+    if (output.status == 127 && output.complaints.empty()) return fmt::format("{} is not installed (package {})", words.front(), package);
     // Warnings are about everything there is on the host; complaints about what was asked.
     std::string line;
     std::istringstream complaints(output.complaints);
@@ -119,4 +119,4 @@ std::string explain(const CommandOutput& output, const std::vector<std::string>&
     return fmt::format("{} {} ended with status {}", words.front(), words.size() > 1 ? words[1] : "", output.status);
 }
 
-}  // namespace ringback::image::lvm
+}  // namespace ringback
