@@ -189,6 +189,7 @@ Result<BridgeName> parse_bridge_name(const std::string& text) {
         rest.remove_prefix(end + 1);
         end = rest.find(':');
         parsed.vlan = TRY(vlan(rest.substr(0, end)));
+        parsed.vlan_named = true;
     }
     while (end != std::string_view::npos) {
         rest.remove_prefix(end + 1);

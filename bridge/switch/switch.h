@@ -98,6 +98,7 @@ class Switch {
 struct BridgeName {
     std::string name;
     uint16_t vlan = kDefaultVlan;
+    bool vlan_named = false;
     std::vector<uint16_t> trunks;
 };
 [[nodiscard]] Result<BridgeName> parse_bridge_name(const std::string& text);
