@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <sstream>
 
 #include "netback/worker_protocol.h"
 
@@ -37,8 +38,29 @@ Result<void> take_switch(const Setting& setting, Config& config) {
     return setting.unknown();
 }
 
+Result<void> take_ovs(const Setting& setting, Config& config) {
+    if (setting.key == "bridges") return setting.take(config.ovs_bridges);
+    if (setting.key == "database") return setting.take(config.ovs_database);
+    return setting.unknown();
+}
+
+bool is_among(const std::string& wanted, const std::string& names) {
+    return !wanted.empty() && wanted.find(' ') == std::string::npos && (" " + names + " ").find(" " + wanted + " ") != std::string::npos;
+}
+
+// What `bridge` of a vif names must be one thing.
+Result<void> check_names(const Config& config, const std::string& origin) {
+    std::istringstream names(config.ovs_bridges);
+    for (std::string name; names >> name;) {
+        if (config.has_switch(name)) return Error{EINVAL, fmt::format("{}: [switch] names and [ovs-dpdk] bridges both have \"{}\"", origin, name)};
+        if (name.starts_with('-')) return Error{EINVAL, fmt::format("{}: [ovs-dpdk] bridges: \"{}\" is no bridge", origin, name)};
+    }
+    return {};
+}
+
 Result<void> take_one(const Setting& setting, Config& config) {
     if (setting.section == "switch") return take_switch(setting, config);
+    if (setting.section == "ovs-dpdk") return take_ovs(setting, config);
     if (setting.section == "vif") {
         if (setting.key == "max_queues") return setting.take(0, kMaxQueues, config.max_queues);
         if (setting.key == "queue_length") return setting.take(16, kMaxQueueLength, config.queue_length);
@@ -54,15 +76,14 @@ Result<void> take_one(const Setting& setting, Config& config) {
 
 }  // namespace
 
-bool Config::has_switch(const std::string& wanted) const {
-    return !wanted.empty() && wanted.find(' ') == std::string::npos &&
-           (" " + switch_names + " ").find(" " + wanted + " ") != std::string::npos;
-}
+bool Config::has_switch(const std::string& wanted) const { return is_among(wanted, switch_names); }
+bool Config::has_ovs_bridge(const std::string& wanted) const { return is_among(wanted, ovs_bridges); }
 
 Result<Config> parse_config(const std::string& text, const std::string& origin) {
-    const std::vector<Setting> settings = TRY(parse_settings(text, origin, {"vif", "switch"}));
+    const std::vector<Setting> settings = TRY(parse_settings(text, origin, {"vif", "switch", "ovs-dpdk"}));
     Config config;
     for (const Setting& setting : settings) TRY(take_one(setting, config));
+    TRY(check_names(config, origin));
     return config;
 }
 

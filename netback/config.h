@@ -32,7 +32,12 @@ struct Config : DaemonConfig {
     uint32_t switch_ageing = 300;       // seconds for which a learned one counts
     uint32_t switch_address_wait = 30;  // seconds for which a vif waits for one with its address to go
 
+    // [ovs-dpdk]: bridges of Open vSwitch, of its DPDK datapath.
+    std::string ovs_bridges;  // with blanks between them
+    std::string ovs_database = "unix:/run/openvswitch/db.sock";
+
     [[nodiscard]] bool has_switch(const std::string& name) const;
+    [[nodiscard]] bool has_ovs_bridge(const std::string& name) const;
     [[nodiscard]] std::string journal_directory() const { return runtime_directory + "/net"; }
 };
 

@@ -29,15 +29,6 @@ constexpr const char* kRefusalScript = RINGBACK_VIF_REFUSED;
 // Of the frontend's directory: what it may change while it is connected.
 constexpr std::array kWatchedNodes{"/state", "/request-multicast-control"};
 
-// The largest address that is no broadcast: a bridge never takes it for its own.
-constexpr bridge::MacAddress kPortAddress{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff};
-
-Result<UniqueFd> duplicate(int fd) {
-    UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    if (!copy) return os_error("duplicate a descriptor");
-    return copy;
-}
-
 }  // namespace
 
 Device::Device(Surroundings& surroundings, xen::DeviceId id, bool adopt)
@@ -92,7 +83,7 @@ bool Device::gather() {
     if (view_.backend == XenbusState::closed && view_.frontend == XenbusState::initialising &&
         frontend_before != XenbusState::initialising) {
         broken_ = false;
-        if (port_ == PortPhase::failed) port_ = PortPhase::none;
+        if (phase_ == PortPhase::failed) phase_ = PortPhase::none;
     }
     if (view_.backend != XenbusState::closing) closing_since_.reset();
     else if (!closing_since_) closing_since_ = Clock::now();
@@ -100,10 +91,10 @@ bool Device::gather() {
     view_.broken = broken_;
     view_.announced = announced_;
     view_.address_taken = address_taken_since_ && Clock::now() < ask_for_address_;
-    view_.port = port_;
+    view_.port = phase_;
     view_.ring = ring_;
 
-    const bool held = ring_ == RingPhase::none && xen::kernel_holds(around_.sysfs, id_);
+    const bool held = ring_ == RingPhase::none && xen::kernel_holds(around_.ports.sysfs, id_);
     if (held && !refused_) {
         error_ = "the kernel's own driver holds this vif (xen-netback); remove it with \"modprobe -r xen-netback\", keep "
                  "it away with /etc/modprobe.d/ringback.conf, and attach the vif again";
@@ -153,7 +144,7 @@ void Device::act(Action action) {
         case Action::publish_init_wait:
             return publish(XenbusState::init_wait, [this](xen::Store::Update& update) {
                 write_features(update);
-                if (port_ == PortPhase::failed && !view_.script_done) write_refusal(update);
+                if (phase_ == PortPhase::failed && !view_.script_done) write_refusal(update);
             });
         case Action::publish_connected:
             announced_ = true;
@@ -199,59 +190,47 @@ void Device::write_refusal(xen::Store::Update& update) const {
     update.write("script", kRefusalScript);
 }
 
-std::string Device::own_name() const { return fmt::format("vif{}.{}", id_.domid, id_.devid); }
-
-std::string Device::interface() const {
-    if (!tap_) return "";
-    const auto name = tap_->name();
-    return name ? name.value() : "";
+NicNodes Device::read_nodes() const {
+    return {.script = read("script"), .bridge = read("bridge"), .mac = read("mac"), .ip = read("ip"), .vifname = read("vifname"),
+            .mtu = read("mtu")};
 }
 
-NicNodes Device::read_nodes() const { return {read("script"), read("bridge"), read("mac"), read("ip")}; }
+Result<std::unique_ptr<Port>> Device::make_own_port() {
+    return make_port(around_.ports, id_, read_nodes(), [this] { around_.look_again(id_); });
+}
 
 void Device::open_port() {
-    if (const auto opened = try_open_port(); !opened) {
-        tap_.reset();
-        switch_port_.reset();
-        port_ = PortPhase::failed;
-        error_ = opened.error().message;
-        log::error("{}: {}", id_.text(), error_);
-        return;
-    }
-    port_ = PortPhase::open;
+    if (const auto made = try_make_port(); !made) return port_opened(made);
+    phase_ = PortPhase::opening;
+    port_->open(view_.script_done, [this](const Result<void>& opened) { port_opened(opened); });
 }
 
-Result<void> Device::try_open_port() {
+Result<void> Device::try_make_port() {
     // One whose script has run is on its network already; whoever comes second is refused.
     if (!view_.script_done) {
         if (const auto why = around_.refusal(id_)) return Error{EEXIST, *why};
     }
-    const NicNodes nodes = read_nodes();
-    if (wants_switch(nodes)) {
-        switch_port_ = TRY(make_switch_port(nodes, around_.config));
-        return {};
-    }
-    // One that an earlier life of ours has left may have been renamed by the hotplug script since.
-    const std::string renamed = read("vifname");
-    const bool was_renamed = !renamed.empty() && ::access((around_.sysfs + "/class/net/" + renamed + "/tun_flags").c_str(),
-                                                         F_OK) == 0 && view_.script_done;
-    tap_ = TRY(bridge::Tap::open(was_renamed ? renamed : own_name()));
-    return around_.links.change(tap_->index(), {.address = kPortAddress,
-                                                .mtu = {},
-                                                .queue_length = around_.config.queue_length,
-                                                .alias = "ringback " + id_.text(),
-                                                .up = {}});
+    port_ = TRY(make_own_port());
+    return {};
+}
+
+void Device::port_opened(const Result<void>& opened) {
+    phase_ = opened ? PortPhase::open : PortPhase::failed;
+    around_.look_again(id_);
+    if (opened) return;
+    error_ = opened.error().message;
+    log::error("{}: {}", id_.text(), error_);
 }
 
 void Device::remove_port() {
-    port_ = PortPhase::none;
-    switch_port_.reset();
-    if (!tap_) return;
-    // It may have gone by itself: somebody deleted it.
-    if (const auto removed = tap_->remove(around_.links); !removed && removed.error().code != ENODEV) {
-        log::error("{}: {}", id_.text(), removed.error().message);
-    }
-    tap_.reset();
+    if (phase_ == PortPhase::failed) phase_ = PortPhase::none;
+    if (phase_ == PortPhase::none) return;
+    phase_ = PortPhase::closing;
+    port_->close([this](const Result<void>& closed) {
+        if (!closed) log::error("{}: {}", id_.text(), closed.error().message);
+        phase_ = PortPhase::none;
+        around_.look_again(id_);
+    });
 }
 
 std::string Device::journal_path() const {
@@ -295,15 +274,8 @@ Result<void> Device::try_connect() {
     offer.rate = parse_rate(rate_text_);
     std::vector<UniqueFd> descriptors;
     descriptors.push_back(TRY(open_journal(!resume_)));
-    if (switch_port_) {
-        offer.port = *switch_port_;
-    } else {
-        TRY(tap_->set_queues(offer.queue_count));
-        TRY(tap_->set_offloads({.checksum = offer.csum_blank4 != 0 || offer.csum_blank6 != 0,
-                                .tcp4 = offer.gso_tcp4 != 0,
-                                .tcp6 = offer.gso_tcp6 != 0}));
-        for (const UniqueFd& queue : tap_->queues()) descriptors.push_back(TRY(duplicate(queue.get())));
-    }
+    offer.port_state = port_->state();
+    TRY(port_->connect(offer, descriptors));
     connected_ = offer;
     ring_ = RingPhase::connecting;
     if (!resume_) announced_ = false;
@@ -319,7 +291,7 @@ void Device::connect_answered(const Answer& answer) {
         resume_ = true;  // it may have served the rings for a moment
         return;
     }
-    if (answer.error == EEXIST && switch_port_ && wait_for_address(answer.message.str())) return;
+    if (answer.error == EEXIST && connected_.kind == PortKind::switched && wait_for_address(answer.message.str())) return;
     address_taken_since_.reset();
     resume_ = false;
     if (answer.error != 0) {
@@ -328,12 +300,9 @@ void Device::connect_answered(const Answer& answer) {
     }
     ring_ = RingPhase::connected;
     error_.clear();
-    if (tap_) {
-        if (const auto carrier = tap_->set_carrier(true); !carrier) log_guest("{}", carrier.error().message);
-    }
-    log::info("{}: {} queue{}, {} {} {}", id_.text(), connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
-              connected_.scatter_gather != 0 ? "scatter-gather" : "one page a packet", switch_port_ ? "on switch" : "as",
-              switch_port_ ? switch_port_->name.str() : interface());
+    port_->set_carrier(true);
+    log::info("{}: {} queue{}, {} {}", id_.text(), connected_.queue_count, connected_.queue_count == 1 ? "" : "s",
+              connected_.scatter_gather != 0 ? "scatter-gather" : "one page a packet", port_->place());
 }
 
 bool Device::wait_for_address(const std::string& why) {
@@ -351,7 +320,7 @@ bool Device::wait_for_address(const std::string& why) {
 
 void Device::disconnect() {
     ring_ = RingPhase::disconnecting;
-    if (tap_) (void)tap_->set_carrier(false);
+    if (port_) port_->set_carrier(false);
     request(MessageType::disconnect, [](Message&) {}, {}, [this](const Answer& answer) {
         if (answer.error != 0 && answer.error != ECONNRESET) log_guest("disconnect: {}", answer.message.str());
         ring_gone();
@@ -370,10 +339,7 @@ void Device::reconnect() {
 void Device::ring_gone() {
     ring_ = RingPhase::none;
     resume_ = false;
-    if (tap_) {
-        (void)tap_->set_carrier(false);
-        (void)tap_->set_queues(1);
-    }
+    if (port_) port_->rings_gone();
     (void)::unlink(journal_path().c_str());
 }
 
@@ -399,28 +365,20 @@ void Device::worker_lost() {
 }
 
 bool Device::presented(const Connect& parameters, std::vector<UniqueFd> descriptors) {
-    const bool on_switch = parameters.port.name.bytes[0] != '\0';
-    if (!adopting_ || (descriptors.size() == 1) != on_switch) return false;
-    const NicNodes nodes = read_nodes();
-    if (wants_switch(nodes) != on_switch) return false;
-    if (on_switch) {
-        const auto port = make_switch_port(nodes, around_.config);
-        if (!port) return false;
-        switch_port_ = port.value();
-    } else {
-        descriptors.erase(descriptors.begin());  // the journal: there under its name
-        auto tap = bridge::Tap::adopt(std::move(descriptors));
-        if (!tap) return false;
-        tap_ = std::move(tap).value();
-    }
-    port_ = PortPhase::open;
+    if (!adopting_) return false;
+    auto port = make_own_port();
+    if (!port) return false;
+    descriptors.erase(descriptors.begin());  // the journal: there under its name
+    const Port::Adopted adopted = port.value()->adopt(parameters, std::move(descriptors));
+    if (adopted == Port::Adopted::no) return false;
+    port_ = std::move(port).value();
+    phase_ = PortPhase::open;
     ring_ = RingPhase::connected;
     adopting_ = false;
     connected_ = parameters;
     rate_text_.clear();  // it may have changed meanwhile
     log::notice("{}: adopted from an earlier supervisor", id_.text());
-    // Its rules are ours to say; the worker may keep others, if only our former settings.
-    if (on_switch && *switch_port_ != parameters.port) reconnect();
+    if (adopted == Port::Adopted::with_other_rules) reconnect();
     around_.look_again(id_);
     return true;
 }
@@ -438,14 +396,18 @@ void Device::follow_wishes() {
     if (ring_ != RingPhase::connected) return;
     std::string rate = read("rate");
     const bool multicast = around_.store.read_number(frontend_ + "/request-multicast-control", 0, 1) == 1U;
-    if (rate == rate_text_ && multicast == (connected_.multicast_control != 0)) return;
+    const bool port_changed = port_->take_change();
+    if (rate == rate_text_ && multicast == (connected_.multicast_control != 0) && !port_changed) return;
     rate_text_ = std::move(rate);
     connected_.rate = parse_rate(rate_text_);
     connected_.multicast_control = multicast ? 1 : 0;
+    connected_.port_state = port_->state();
+    std::vector<UniqueFd> kept;
+    if (const auto copied = port_->keep(kept); port_changed && !copied) log_guest("{}", copied.error().message);
     const auto fill = [this](Message& message) {
-        message.body.adjust = {connected_.rate, connected_.multicast_control, {}};
+        message.body.adjust = {connected_.rate, connected_.multicast_control, {}, connected_.port_state};
     };
-    request(MessageType::adjust, fill, {}, [](const Answer&) {});
+    request(MessageType::adjust, fill, std::move(kept), [](const Answer&) {});
 }
 
 void Device::ask_stats(std::function<void(const Answer&)> done) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Device: one vif as the supervisor sees it: its store nodes, its TAP, and how far the worker is with it.
+// Device: one vif as the supervisor sees it: its store nodes, its port, and how far the worker is with it.
 //
 // look() gathers a View, asks the handshake what to do, does it, and looks again until there is nothing to do now. All
 // that takes time (the worker, the script, the frontend) ends in another look(). Every store write is conditional on
 // the directory being there and on the state being the one the decision was made on, in one transaction.
 //
-// The TAP's queues stay open here for as long as the vif exists; the worker gets duplicates. So a worker's death leaves
-// the network device as it is, and its successor gets the same queues and the same journal.
+// Its port (port.h) and its journal stay for as long as the vif exists; a worker gets duplicates of their descriptors, and so
+// does its successor.
 //
 // Thread: the supervisor's.
 #pragma once
@@ -17,17 +17,16 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "bridge/link.h"
-#include "bridge/tap.h"
 #include "hypervisor/store.h"
 #include "hypervisor/xenbus.h"
 #include "netback/config.h"
 #include "netback/handshake.h"
-#include "netback/switch_port.h"
+#include "netback/port.h"
 #include "netback/worker_process.h"
 #include "runtime/event_loop.h"
 #include "runtime/log.h"
@@ -39,10 +38,9 @@ struct Surroundings {
     EventLoop& loop;
     xen::Store& store;
     SwitchWorker& worker;
-    bridge::Links& links;
+    PortTools ports;
     const Config& config;
     xen::Domid own_domid = 0;
-    std::string sysfs = "/sys";
     // Why a vif may not go on its network.
     std::function<std::optional<std::string>(const xen::DeviceId&)> refusal;
     std::function<void(const xen::DeviceId&)> look_again;  // soon, from the loop
@@ -73,11 +71,11 @@ class Device {
     [[nodiscard]] const xen::DeviceId& id() const { return id_; }
     [[nodiscard]] const std::string& error() const { return error_; }
     [[nodiscard]] const View& last_view() const { return view_; }
-    [[nodiscard]] PortPhase port() const { return port_; }
+    [[nodiscard]] PortPhase port() const { return phase_; }
     [[nodiscard]] RingPhase ring() const { return ring_; }
     [[nodiscard]] const Connect& connected() const { return connected_; }
-    [[nodiscard]] std::string interface() const;  // the name it has now; "" for none
-    [[nodiscard]] bool switched() const { return switch_port_.has_value(); }
+    // Null: there is none, and error() says why if it should be there.
+    [[nodiscard]] const Port* way() const { return port_.get(); }
 
   private:
     void read_description();
@@ -88,7 +86,9 @@ class Device {
     void act(Action action);
     [[nodiscard]] NicNodes read_nodes() const;
     void open_port();
-    [[nodiscard]] Result<void> try_open_port();
+    [[nodiscard]] Result<void> try_make_port();
+    [[nodiscard]] Result<std::unique_ptr<Port>> make_own_port();
+    void port_opened(const Result<void>& opened);
     void remove_port();
     void connect();
     [[nodiscard]] Result<void> try_connect();
@@ -99,7 +99,7 @@ class Device {
     void reconnect();
     void ring_gone();
     void forget_rings();
-    // What may change while it is connected: the rate, and whether the guest names its multicasts.
+    // What may change while it is connected: the rate, whether the guest names its multicasts, what the port takes.
     void follow_wishes();
     void publish(xen::XenbusState state, const std::function<void(xen::Store::Update&)>& more);
     void write_features(xen::Store::Update& update) const;
@@ -109,7 +109,6 @@ class Device {
     void look_after(std::chrono::milliseconds delay);
     [[nodiscard]] uint16_t max_queues() const;
     [[nodiscard]] std::string read(const char* key) const;
-    [[nodiscard]] std::string own_name() const;
     [[nodiscard]] std::string journal_path() const;
     [[nodiscard]] Result<UniqueFd> open_journal(bool fresh) const;
 
@@ -124,11 +123,10 @@ class Device {
     const std::string directory_;
     std::string frontend_;
     std::string watched_;  // the frontend's directory, when its nodes are watched
-    std::optional<bridge::Tap> tap_;
-    std::optional<SwitchPort> switch_port_;  // instead of a TAP
+    std::unique_ptr<Port> port_;
 
     View view_;
-    PortPhase port_ = PortPhase::none;
+    PortPhase phase_ = PortPhase::none;
     RingPhase ring_ = RingPhase::none;
     bool broken_ = false;
     bool announced_ = false;

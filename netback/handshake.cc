@@ -18,9 +18,13 @@ Action let_go(const View& view, Action last) {
     return last;
 }
 
+// On its way from one to the other; its end leads to the next look.
+bool changing(PortPhase port) { return port == PortPhase::opening || port == PortPhase::closing; }
+
 // The port too, when the vif is being taken away.
 Action dismantle(const View& view, Action last) {
     const bool goes = !view.online || !view.present;
+    if (goes && changing(view.port)) return let_go(view, Action::none);
     return let_go(view, goes && view.port != PortPhase::none ? Action::remove_port : last);
 }
 
@@ -32,6 +36,7 @@ bool unusable(const View& view) { return view.broken || view.port == PortPhase::
 Action follow_rings(const View& view) {
     if (!wants_rings(view.frontend)) return Action::none;
     if (view.port == PortPhase::none) return Action::open_port;
+    if (changing(view.port)) return Action::none;
     if (view.ring == RingPhase::none) return view.address_taken ? Action::none : Action::connect;
     if (view.ring != RingPhase::connected) return Action::none;
     return view.announced ? Action::none : Action::publish_connected;
@@ -39,6 +44,7 @@ Action follow_rings(const View& view) {
 
 Action from_initialising(const View& view) {
     if (!view.online) return dismantle(view, Action::publish_closed);
+    if (changing(view.port)) return Action::none;
     return view.port == PortPhase::none ? Action::open_port : Action::publish_init_wait;
 }
 
@@ -124,7 +130,9 @@ const char* to_string(Action action) {
 const char* to_string(PortPhase phase) {
     switch (phase) {
         case PortPhase::none: return "none";
+        case PortPhase::opening: return "opening";
         case PortPhase::open: return "open";
+        case PortPhase::closing: return "closing";
         case PortPhase::failed: return "failed";
     }
     return "none";

@@ -8,8 +8,8 @@
 //
 // Rules (xen/io/xenbus.h, io/netif.h, and what libxl and the frontends do):
 //   - A vif never lingers in Initialising and never shows Initialised: Windows's frontend waits at a raised interrupt
-//     level, for as long as it takes, on both. So InitWait is written at once, even when there is no port to offer: the
-//     hotplug script then finds no network device, and that is what tells the user.
+//     level, for as long as it takes, on both. So InitWait is written as soon as the port is there or is known not to come, and
+//     then, too: the hotplug script fails, and that is what tells the user.
 //   - libxl waits for InitWait, then runs the script. InitWait stays until the script has written
 //     hotplug-status=connected, though the frontend is Connected (not Initialised: that is blkif's way) by then.
 //   - A frontend is answered at each of its steps, whatever state we are in, and no step is skipped: the Windows close
@@ -31,7 +31,7 @@
 
 namespace ringback::net {
 
-enum class PortPhase : uint8_t { none, open, failed };
+enum class PortPhase : uint8_t { none, opening, open, closing, failed };
 using xen::RingPhase;
 
 struct View {

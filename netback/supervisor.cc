@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
+#include "netback/ovs_port.h"
 #include "runtime/log.h"
 
 namespace ringback::net {
@@ -27,6 +29,10 @@ Result<std::unique_ptr<Supervisor>> Supervisor::start(EventLoop& loop, const Con
     self.around_.own_domid = own;
     self.lock_ = TRY(claim_directories(config, config.journal_directory()));
     if (!config.mac_pool.url.empty()) self.pool_ = TRY(PoolWatch::start(loop, config.mac_pool));
+    if (!config.ovs_bridges.empty()) {
+        self.open_vswitch_ = TRY(bridge::OpenVSwitch::start(loop, config.ovs_database));
+        self.around_.ports.open_vswitch = self.open_vswitch_.get();
+    }
     TRY(self.listen());
     TRY(self.watch_.start(own, {"vif"}));
     TRY(loop.watch(self.store_.fd(), EPOLLIN, [&self](uint32_t) { self.take_store_events(); }));
@@ -48,7 +54,7 @@ Supervisor::Supervisor(EventLoop& loop, const Config& config, xen::Store store, 
       around_{.loop = loop,
               .store = store_,
               .worker = worker_,
-              .links = links_,
+              .ports = {.loop = loop, .links = links_, .config = config},
               .config = config,
               .refusal = [this](const xen::DeviceId& id) { return mac_refusal(id); },
               .look_again = [this](const xen::DeviceId& id) { watch_.mark(id); },
@@ -89,7 +95,8 @@ Result<void> Supervisor::listen() {
         [this](const ControlRequest& request, Responder respond) { command(request, std::move(respond)); });
 }
 
-// A journal and a TAP of ours belong to a vif that is there; the rest is what a crash of this host's services has left.
+// A journal, a socket, a TAP and a port of Open vSwitch of ours belong to a vif that is there; the rest is what a crash of this
+// host's services has left.
 void Supervisor::remove_leftovers() {
     const auto wanted = [this](const std::string& text) {
         const auto id = xen::DeviceId::parse(text);
@@ -99,12 +106,17 @@ void Supervisor::remove_leftovers() {
     std::unique_ptr<DIR, int (*)(DIR*)> listing(::opendir(directory.c_str()), &::closedir);
     while (const dirent* entry = listing ? ::readdir(listing.get()) : nullptr) {
         const std::string name = entry->d_name;
-        if (!name.ends_with(".journal")) continue;
+        if (!name.ends_with(".journal") && !name.ends_with(".vhost")) continue;
         const std::string path = directory + "/" + name;
         const bool ours = std::any_of(watch_.marked().begin(), watch_.marked().end(), [&](const xen::DeviceId& id) {
-            return path == xen::journal_path(directory, id);
+            return path == xen::journal_path(directory, id) || path == vhost_path(config_, id);
         });
         if (!ours) (void)::unlink(path.c_str());
+    }
+    if (open_vswitch_) {
+        std::set<std::string> owners;
+        for (const xen::DeviceId& id : watch_.marked()) owners.insert(id.text());
+        open_vswitch_->keep_only(std::move(owners));
     }
     const auto links = links_.list();
     if (!links) {

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "bridge/link.h"
+#include "bridge/open_vswitch.h"
 #include "hypervisor/device_watch.h"
 #include "hypervisor/store.h"
 #include "netback/config.h"
@@ -70,6 +71,7 @@ class Supervisor {
     bridge::Links links_;
     SwitchWorker worker_;
     ControlServer control_;
+    std::unique_ptr<bridge::OpenVSwitch> open_vswitch_;  // no bridge of it configured: none
     Surroundings around_;
     std::unique_ptr<PoolWatch> pool_;  // none configured: none
     std::map<xen::DeviceId, std::unique_ptr<Device>> devices_;

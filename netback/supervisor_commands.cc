@@ -57,8 +57,8 @@ nlohmann::json Supervisor::describe(const Device& device) const {
     const std::string directory = xen::backend_directory(around_.own_domid, device.id());
     const auto node = [&](const char* key) { return store_.read(directory + "/" + key).value_or(""); };
     nlohmann::json vif = {{"device", device.id().text()},
-                          {"mode", device.switched() ? "switch" : "tap"},
-                          {"interface", device.interface()},
+                          {"mode", device.way() != nullptr ? device.way()->mode() : ""},
+                          {"interface", device.way() != nullptr ? device.way()->interface() : ""},
                           {"mac", node("mac")},
                           {"bridge", node("bridge")},
                           {"backend_state", xen::to_string(view.backend)},
@@ -71,6 +71,7 @@ nlohmann::json Supervisor::describe(const Device& device) const {
         vif["scatter_gather"] = connected.scatter_gather != 0;
         vif["gso_tcp4"] = connected.gso_tcp4 != 0;
         vif["gso_tcp6"] = connected.gso_tcp6 != 0;
+        vif["link"] = device.way()->state().up != 0;
     }
     if (!device.error().empty()) vif["error"] = device.error();
     if (pool_) {

@@ -23,7 +23,7 @@ Result<bridge::MacAddress> parse_address(const std::string& text) {
 
 }  // namespace
 
-bool wants_switch(const NicNodes& nodes) {
+bool has_own_script(const NicNodes& nodes) {
     const size_t slash = nodes.script.rfind('/');
     return nodes.script.substr(slash == std::string::npos ? 0 : slash + 1) == kScript;
 }
@@ -31,8 +31,8 @@ bool wants_switch(const NicNodes& nodes) {
 Result<SwitchPort> make_switch_port(const NicNodes& nodes, const Config& config) {
     const bridge::BridgeName name = TRY(bridge::parse_bridge_name(nodes.bridge));
     if (!config.has_switch(name.name)) {
-        return Error{ENOENT, fmt::format("bridge \"{}\": there is no switch \"{}\"; [switch] names in {} has \"{}\"", nodes.bridge,
-                                         name.name, kConfigPath, config.switch_names)};
+        return Error{ENOENT, fmt::format("bridge \"{}\": there is no switch \"{}\"; [switch] names in {} has \"{}\", [ovs-dpdk] bridges \"{}\"",
+                                         nodes.bridge, name.name, kConfigPath, config.switch_names, config.ovs_bridges)};
     }
     SwitchPort port{};
     port.name = Text<32>(name.name);

@@ -7,13 +7,14 @@
 // (SCM_RIGHTS). Requests carry an id that the answer repeats. Both ends treat the other as hostile: a datagram of the
 // wrong size, version or type ends the connection.
 //
-// One worker serves all guests, because packets cross between them. It has a vif only while that is connected. A vif that
-// is a port of the built-in switch comes without TAP queues; a switch is there as long as it has ports.
+// One worker serves all guests, because packets cross between them. It has a vif only while that is connected. What reaches
+// its network comes with it (PortKind); a switch is there as long as it has ports.
 //   worker -> hello                              its pid, the protocol version, how many vifs it has
-//   worker -> present [journal, TAP queues]      to a new supervisor: a vif it serves (connect: what it was told)
-//   sup    -> connect [journal, TAP queues]      map these rings, bind these ports, serve               -> answer
-//   sup    -> disconnect                         stop, unmap, unbind, close the TAP queues              -> answer
-//   sup    -> adjust                             the guest's rate or its wish for multicasts changed    -> answer
+//   worker -> present [journal, port]            to a new supervisor: a vif it serves (connect: what it was told)
+//   sup    -> connect [journal, port]            map these rings, bind these ports, serve               -> answer
+//   sup    -> disconnect                         stop, unmap, unbind, close the port                    -> answer
+//   sup    -> adjust [the port's connection]     the guest's rate or its wish for multicasts changed, or what its port takes
+//                                                                                                      -> answer
 //   sup    -> stats                              counters                                               -> answer
 //   sup    -> table                              who is behind which port of a switch, some at a time   -> answer
 //   worker -> vif_failed                         the frontend broke the protocol: the vif stopped serving. Who was not
@@ -33,9 +34,9 @@
 
 namespace ringback::net {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 inline constexpr size_t kMaxQueues = 8;
-inline constexpr size_t kMaxDescriptors = kMaxQueues + 1;
+inline constexpr size_t kMaxDescriptors = kMaxQueues + 3;
 inline constexpr uint32_t kMaxTableEntries = 65536;  // of a switch
 
 // Size of a vif's journal file (worker/journal.h).
@@ -90,9 +91,26 @@ struct QueueParameters {
     uint32_t rx_port;  // the same as tx_port: one event channel for both
 };
 
+// What a vif's packets go to and come from, and the descriptors that come with it.
+enum class PortKind : uint8_t {
+    tap,       // a TAP: a descriptor for each queue
+    switched,  // the built-in switch: none
+    vhost,     // rings that another process works on: their memory, and for each queue what that process notifies; and then,
+               // if there is one, the connection to it, which is only kept for the next supervisor
+};
+
+// Of a TAP or of rings: whether frames are taken now, and with what still to be done to them.
+struct PortState {
+    uint8_t up;
+    uint8_t checksum;
+    uint8_t tcp4;
+    uint8_t tcp6;
+    bool operator==(const PortState&) const = default;
+};
+
 // How a vif is a port of a switch: what the administrator says, in bridge/switch/switch.h's words.
 struct SwitchPort {
-    Text<32> name;  // the switch's; empty: the vif is a TAP
+    Text<32> name;  // the switch's
     bridge::MacAddress address;
     uint8_t any_source;
     uint8_t given_count;
@@ -118,17 +136,20 @@ struct Connect {
     uint8_t rx_notify;       // the frontend tells when it has given more buffers
     uint8_t resumed;         // an earlier worker served these rings: go on where the journal stands
     uint8_t multicast_control;  // of multicasts, only those of its list are wanted
-    uint8_t padding[2];
+    PortKind kind;           // this and what follows about the port: not the frontend's word
+    uint8_t padding[5];
+    PortState port_state;
     Rate rate;
     std::array<QueueParameters, kMaxQueues> queues;
-    SwitchPort port;         // not the frontend's word
+    SwitchPort port;         // of PortKind::switched
 };
 
 // Of a connected vif.
 struct Adjust {
     Rate rate;
     uint8_t multicast_control;
-    uint8_t padding[7];
+    uint8_t padding[3];
+    PortState port_state;
 };
 
 struct Stats {

@@ -63,7 +63,9 @@ void print_disk(const nlohmann::json& disk) {
 void print_vif(const nlohmann::json& vif) {
     fmt::print("  {:<8} {:<18} {:<12} {:>10} {} {}\n", vif.value("interface", ""), vif.value("device", ""),
                vif.value("backend_state", ""), vif.value("mode", ""), vif.value("mac", ""), vif.value("bridge", ""));
-    if (vif.contains("queues")) fmt::print("           {} queue(s)\n", vif.value("queues", 0));
+    if (vif.contains("queues")) {
+        fmt::print("           {} queue(s){}\n", vif.value("queues", 0), vif.value("link", true) ? "" : "; no link: nobody is behind its port");
+    }
     if (const auto counters = vif.find("counters"); counters != vif.end()) {
         const auto count = [&](const char* key) { return counters->value(key, uint64_t{0}); };
         if (vif.value("mode", "") == "switch") {

@@ -40,6 +40,14 @@ bool VifContext::may_send() {
     return credit > 0;
 }
 
+bool VifContext::takes(const bridge::VnetHeader& header) const {
+    const PortState& can = parameters.port_state;
+    if (can.up == 0) return false;
+    if (header.gso_type == bridge::kVnetGsoTcp4) return can.tcp4 != 0;
+    if (header.gso_type == bridge::kVnetGsoTcp6) return can.tcp6 != 0;
+    return header.flags == 0 || can.checksum != 0;
+}
+
 bool VifContext::wants(const std::byte* address) const {
     constexpr std::array<uint8_t, 6> kBroadcast{0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
     if (parameters.multicast_control == 0 || (address[0] & std::byte{1}) == std::byte{0}) return true;
@@ -57,7 +65,7 @@ Queue::Queue(VifContext& vif, QueueJournal& journal, Parameters parameters)
       rx_(rx_mapping_.data(), rx_mapping_.size(), sizeof(RxRequest)),
       tx_port_(parameters.tx_port),
       rx_port_(parameters.rx_port),
-      port_(parameters.port),
+      port_(std::move(parameters.port)),
       resumed_(parameters.resumed),
       number_(parameters.number) {
     if (vif_.link != nullptr) {
@@ -84,7 +92,7 @@ void Queue::start() {
     if (waiting_) return kick();
     watch_ = new PortWatch;
     watch_->queue = this;
-    watch_->fd = port_;
+    watch_->fd = port_->fd();
     watch_->on_complete = [](Completion& self, int32_t result, uint32_t flags) noexcept {
         auto& watch = static_cast<PortWatch&>(self);
         const bool last = (flags & IORING_CQE_F_MORE) == 0;
@@ -102,12 +110,13 @@ void Queue::start() {
             }
             return;
         }
+        queue.port_->acknowledge();
         queue.port_ready_ = true;
         queue.kick();
         // The kernel ends a watch of many shots when it has no room for its completions, or no memory.
         if (last) queue.vif_.reactor.watch_readable(watch.fd, watch);
     };
-    vif_.reactor.watch_readable(port_, *watch_);
+    vif_.reactor.watch_readable(port_->fd(), *watch_);
     kick();
 }
 
@@ -174,6 +183,11 @@ void Queue::go_idle() {
 
 bool Queue::look() {
     if (waiting_ && blocked_since_ != 0 && rx_.available().value_or(UINT32_MAX) >= slots_needed()) {
+        kick();
+        return true;
+    }
+    if (port_ && blocked_since_ == 0 && port_->has_frames()) {
+        port_ready_ = true;
         kick();
         return true;
     }

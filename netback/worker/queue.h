@@ -10,7 +10,7 @@
 //   rx  port (one read a packet) -> grant copy -> responses
 //
 // A guest that gives no receive buffers is not read for: its packets wait in the port's own bounded queue, which drops
-// what is too much. After kStallNs what waits is thrown away, so that a guest that comes back does not get old packets.
+// what is too much (frame_port.h). After kStallNs what waits is thrown away, so that a guest that comes back does not get old packets.
 //
 // A vif that is a port of the built-in switch has no such port: queue_switch.cc decides where its packets go and copies them
 // from its guest's pages into the other's; queue_deliver.cc puts them on the rx ring, or keeps them while there is no room.
@@ -32,6 +32,7 @@
 #include "hypervisor/event_channel.h"
 #include "hypervisor/grants.h"
 #include "hypervisor/ring.h"
+#include "netback/worker/frame_port.h"
 #include "netback/worker/journal.h"
 #include "netback/worker/offload.h"
 #include "netback/worker/request.h"
@@ -41,6 +42,7 @@
 namespace ringback::net::worker {
 
 inline constexpr uint64_t kStallNs = 10'000'000'000;
+inline constexpr const char* kPortBroken = "the device behind its port broke their rings";
 
 // The memory of a batch, shared by all queues of a reactor.
 struct Batch {
@@ -102,7 +104,7 @@ struct VifContext {
     Stats stats{};
     MulticastList* multicast = nullptr;  // in the journal
     const char* broken = nullptr;
-    SwitchLink* link = nullptr;   // null: its ports are TAPs
+    SwitchLink* link = nullptr;   // null: its queues have frame ports
     std::vector<Queue*> queues{};
     std::optional<bridge::PacketPool::Share> waiting{};  // of the switch only
     bool ending = false;  // being disconnected: nothing more is begun
@@ -116,6 +118,8 @@ struct VifContext {
 
     // True: the guest may send now.
     [[nodiscard]] bool may_send();
+    // Whether its frame ports take a packet with this still to be done.
+    [[nodiscard]] bool takes(const bridge::VnetHeader& header) const;
     // Whether the guest wants a packet to this address.
     [[nodiscard]] bool wants(const std::byte* address) const;
 };
@@ -138,7 +142,7 @@ class Queue {
         xen::GrantMapping rx_ring;
         xen::Port tx_port = 0;
         xen::Port rx_port = 0;  // the same as tx_port: one for both
-        int port = -1;          // of the TAP or whatever stands for it; stays the vif's. Below 0: of the switch
+        std::optional<FramePort> port{};  // none: of the switch
         uint16_t number = 0;
         bool resumed = false;
     };
@@ -186,6 +190,7 @@ class Queue {
     void copy_tx(size_t number, uint32_t from, uint32_t end);
     void run_tx_copies();
     void send(Batch::Tx& tx);
+    [[nodiscard]] bool send_finished(const Batch::Tx& tx, const bridge::VnetHeader& header);
     void follow_list(TxPacket& packet);
     void answer_tx();
     // queue_rx.cc
@@ -221,7 +226,7 @@ class Queue {
     xen::BackRing rx_;
     const xen::Port tx_port_;
     const xen::Port rx_port_;
-    const int port_;
+    std::optional<FramePort> port_;
     PortWatch* watch_ = nullptr;
     QueueTask task_;
     QueuePoll poll_;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // To the guest: packets read from the port, copied into the pages the guest has offered, answered in the same order.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -59,6 +57,7 @@ bool Queue::receive() {
     }
     run_copies(vif_, batch.copies, batch.owners, [&batch](uint16_t owner) { batch.rx[owner].failed = true; });
     answer_rx(slots);
+    if (port_->broken()) break_vif(kPortBroken);
     return port_ready_;
 }
 
@@ -73,12 +72,16 @@ size_t Queue::gather_rx(uint32_t available) {
     while (batch.rx.size() < Batch::kPackets && available - slots >= needed && used + Batch::kRoom + kLargest < Batch::kBytes &&
            slots + needed <= Batch::kCopies) {
         std::byte* data = batch.bytes.get() + used + Batch::kRoom;
-        const ssize_t got = ::read(port_, data - sizeof(VnetHeader), kLargest);
-        if (got < 0) {
+        const size_t got = port_->receive({data - sizeof(VnetHeader), kLargest});
+        if (got == 0) {
             port_ready_ = false;
             break;
         }
-        if (got < static_cast<ssize_t>(sizeof(VnetHeader) + kEthernetHeader)) continue;
+        if (got < sizeof(VnetHeader) + kEthernetHeader) continue;
+        if (got > kLargest) {
+            ++vif_.stats.rx_dropped;
+            continue;
+        }
         if (!vif_.wants(data)) {
             ++vif_.stats.rx_filtered;
             continue;
@@ -87,7 +90,7 @@ size_t Queue::gather_rx(uint32_t available) {
         std::memcpy(&header, data - sizeof header, sizeof header);
         Batch::Rx rx{};
         rx.data = data;
-        rx.size = static_cast<uint32_t>(got) - static_cast<uint32_t>(sizeof header);
+        rx.size = static_cast<uint32_t>(got - sizeof header);
         const auto offload = rx.size <= kMaxFrame && pages_of(rx.size) <= needed
                                  ? from_vnet({data, rx.size}, header, abilities)
                                  : std::nullopt;
@@ -178,7 +181,7 @@ void Queue::throw_away() {
     constexpr int kAtOnce = 1024;
     Batch& batch = vif_.batch;
     for (int i = 0; i < kAtOnce; ++i) {
-        if (::read(port_, batch.bytes.get(), kLargest) < 0) {
+        if (port_->receive({batch.bytes.get(), kLargest}) == 0) {
             port_ready_ = false;
             return;
         }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // From the guest: slots taken, data copied, packets handed to the port, slots answered in order.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 
 #include "netback/worker/queue.h"
+#include "netback/worker/round.h"
+#include "netback/worker/segment.h"
 
 namespace ringback::net::worker {
 
@@ -50,6 +50,7 @@ bool Queue::transmit() {
         if (tx.packet.status == kOkay && tx.packet.multicast == ExtraType::none) send(tx);
     }
     answer_tx();
+    if (port_->broken()) break_vif(kPortBroken);
     return !all || tx_.available().value_or(1) != 0;
 }
 
@@ -140,11 +141,9 @@ void Queue::send(Batch::Tx& tx) {
         tx.packet.status = kError;
         return;
     }
-    std::byte* start = tx.data - sizeof(VnetHeader);
-    std::memcpy(start, &*header, sizeof *header);
-    const size_t length = sizeof(VnetHeader) + tx.packet.size;
+    const std::span<const std::byte> whole(tx.data, tx.packet.size);
     // A port that takes nothing now (its link is down, the host has no memory) loses the packet, as a wire would.
-    if (::write(port_, start, length) != static_cast<ssize_t>(length)) {
+    if (vif_.takes(*header) ? !port_->send(*header, {&whole, 1}) : !send_finished(tx, *header)) {
         ++vif_.stats.tx_dropped;
         tx.packet.status = kDropped;
         return;
@@ -152,6 +151,27 @@ void Queue::send(Batch::Tx& tx) {
     ++vif_.stats.tx_packets;
     vif_.stats.tx_bytes += tx.packet.size;
     if (header->gso_type != bridge::kVnetGsoNone) ++vif_.stats.tx_gso;
+}
+
+// For a port that does not take what is still to be done: it is done here.
+bool Queue::send_finished(const Batch::Tx& tx, const VnetHeader& header) {
+    if (vif_.parameters.port_state.up == 0) return false;
+    const std::span<std::byte> whole(tx.data, tx.packet.size);
+    const VnetHeader nothing{};
+    if (header.gso_type == bridge::kVnetGsoNone) {
+        const std::span<const std::byte> part(whole);
+        return complete_checksum(whole, header.csum_start, header.csum_offset) && port_->send(nothing, {&part, 1});
+    }
+    const auto segments = Segments::of(whole, header);
+    if (!segments) return false;
+    std::array<std::byte, kHead> head;
+    if (segments->header_size() > head.size()) return false;
+    for (size_t i = 0; i < segments->count(); ++i) {
+        const std::array<std::span<const std::byte>, 2> parts{std::span<const std::byte>(head).first(segments->header_size()),
+                                                              segments->cut(i, head)};
+        if (!port_->send(nothing, parts)) return false;
+    }
+    return true;
 }
 
 void Queue::answer_tx() {

@@ -7,29 +7,17 @@
 namespace ringback::net::worker {
 
 Result<std::unique_ptr<Vif>> Vif::connect(const Resources& resources, VifId id, const Connect& parameters,
-                                          UniqueFd journal, std::vector<UniqueFd> ports, Callbacks callbacks) {
+                                          UniqueFd journal, std::vector<UniqueFd> port, Callbacks callbacks) {
     const size_t count = parameters.queue_count;
-    const bool switched = parameters.port.name.bytes[0] != '\0';
-    if (count == 0 || count > kMaxQueues || ports.size() != (switched ? 0 : count)) {
-        return os_error(EINVAL, "connect a vif of " + std::to_string(count) + " queues to a port of " +
-                                    std::to_string(ports.size()));
-    }
+    if (count == 0 || count > kMaxQueues) return os_error(EINVAL, "connect a vif of " + std::to_string(count) + " queues");
     // gntdev keeps a list per handle: vifs are spread over several.
     xen::GrantTable& grants = resources.grants[(id.domid + id.handle) % resources.grants.size()];
     std::unique_ptr<Vif> vif(new Vif(resources, grants, id, parameters, std::move(callbacks)));
     vif->journal_file_ = std::move(journal);
-    vif->port_files_ = std::move(ports);
     vif->journal_ = std::make_unique<Journal>(TRY(Journal::map(vif->journal_file_.get())));
     vif->context_.multicast = &vif->journal_->multicast();
-    if (switched) {
-        if (resources.fabric == nullptr) return os_error(ENOTSUP, "connect a vif to a switch");
-        vif->link_ = TRY(resources.fabric->join(parameters.port, vif->context_));
-        vif->context_.link = &vif->link_;
-        vif->context_.waiting.emplace(*vif->link_.pool);
-    }
-    for (uint16_t i = 0; i < count; ++i) {
-        TRY(vif->add_queue(parameters.queues[i], vif->journal_->queue(i), switched ? -1 : vif->port_files_[i].get(), i));
-    }
+    TRY(vif->take_port(std::move(port)));
+    for (uint16_t i = 0; i < count; ++i) TRY(vif->add_queue(parameters.queues[i], vif->journal_->queue(i), i));
     for (const auto& queue : vif->queues_) queue->start();
     return vif;
 }
@@ -83,14 +71,45 @@ Result<xen::Port> Vif::bind(xen::Port remote) {
     return port;
 }
 
-Result<void> Vif::add_queue(const QueueParameters& parameters, QueueJournal& journal, int port,
-                            uint16_t number) {
+Result<void> Vif::take_port(std::vector<UniqueFd> files) {
+    const size_t queues = context_.parameters.queue_count;
+    const auto wrong = [&files, queues] {
+        return os_error(EINVAL, "connect a vif of " + std::to_string(queues) + " queues to a port of " + std::to_string(files.size()));
+    };
+    switch (context_.parameters.kind) {
+        case PortKind::tap:
+            if (files.size() != queues) return wrong();
+            break;
+        case PortKind::switched:
+            if (!files.empty()) return wrong();
+            if (around_.fabric == nullptr) return os_error(ENOTSUP, "connect a vif to a switch");
+            link_ = TRY(around_.fabric->join(context_.parameters.port, context_));
+            context_.link = &link_;
+            context_.waiting.emplace(*link_.pool);
+            break;
+        case PortKind::vhost:
+            if (files.size() != queues + 1 && files.size() != queues + 2) return wrong();
+            rings_.emplace(TRY(bridge::vhost::RingMemory::map(std::move(files.front()), queues)));
+            files.erase(files.begin());
+            if (files.size() > queues) {
+                port_connection_ = std::move(files.back());
+                files.pop_back();
+            }
+            break;
+        default: return wrong();
+    }
+    port_files_ = std::move(files);
+    return {};
+}
+
+Result<void> Vif::add_queue(const QueueParameters& parameters, QueueJournal& journal, uint16_t number) {
     Queue::Parameters made;
     made.tx_ring = TRY(context_.grants.map(id_.domid, std::span(&parameters.tx_ring_ref, 1), true));
     made.rx_ring = TRY(context_.grants.map(id_.domid, std::span(&parameters.rx_ring_ref, 1), true));
     made.tx_port = TRY(bind(parameters.tx_port));
     made.rx_port = parameters.rx_port == parameters.tx_port ? made.tx_port : TRY(bind(parameters.rx_port));
-    made.port = port;
+    if (rings_) made.port.emplace(port_files_[number].get(), rings_->pair(number));
+    else if (!port_files_.empty()) made.port.emplace(port_files_[number].get());
     made.number = number;
     made.resumed = context_.parameters.resumed != 0;
     const xen::Port tx_port = made.tx_port;
@@ -109,7 +128,10 @@ Stats Vif::stats() const {
     return stats;
 }
 
-void Vif::adjust(const Adjust& adjust) {
+void Vif::adjust(const Adjust& adjust, std::vector<UniqueFd> descriptors) {
+    if (context_.parameters.port_state != adjust.port_state) port_connection_.reset();
+    if (!descriptors.empty()) port_connection_ = std::move(descriptors.front());
+    context_.parameters.port_state = adjust.port_state;
     context_.parameters.multicast_control = adjust.multicast_control;
     context_.parameters.rate = adjust.rate;
     context_.credit = 0;
@@ -118,7 +140,9 @@ void Vif::adjust(const Adjust& adjust) {
 
 std::vector<int> Vif::descriptors() const {
     std::vector<int> all{journal_file_.get()};
+    if (rings_) all.push_back(rings_->fd());
     for (const UniqueFd& port : port_files_) all.push_back(port.get());
+    if (port_connection_) all.push_back(port_connection_.get());
     return all;
 }
 

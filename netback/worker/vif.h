@@ -11,9 +11,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "bridge/vhost/ring_memory.h"
 #include "netback/worker/fabric.h"
 #include "netback/worker/queue.h"
 #include "runtime/unique_fd.h"
@@ -41,10 +43,10 @@ class Vif {
         std::function<void(Vif&)> tick_wanted;  // next_tick() is not 0 any more
     };
 
-    // `journal` and `ports`: as the connect message brings them. An error leaves nothing behind.
+    // `journal` and `port`: as the connect message brings them. An error leaves nothing behind.
     [[nodiscard]] static Result<std::unique_ptr<Vif>> connect(const Resources& resources, VifId id,
                                                               const Connect& parameters, UniqueFd journal,
-                                                              std::vector<UniqueFd> ports, Callbacks callbacks);
+                                                              std::vector<UniqueFd> port, Callbacks callbacks);
     ~Vif();
     Vif(const Vif&) = delete;
     Vif& operator=(const Vif&) = delete;
@@ -54,7 +56,8 @@ class Vif {
     [[nodiscard]] Stats stats() const;
     // Why it serves no more; null: it does.
     [[nodiscard]] const char* broken() const { return context_.broken; }
-    void adjust(const Adjust& adjust);
+    // `descriptors`: none, or the port's connection.
+    void adjust(const Adjust& adjust, std::vector<UniqueFd> descriptors);
     void end();
     [[nodiscard]] bool scheduled() const;
     // [journal, ports...], for a new supervisor.
@@ -65,8 +68,8 @@ class Vif {
 
   private:
     Vif(const Resources& resources, xen::GrantTable& grants, VifId id, const Connect& parameters, Callbacks callbacks);
-    [[nodiscard]] Result<void> add_queue(const QueueParameters& parameters, QueueJournal& journal, int port,
-                                         uint16_t number);
+    [[nodiscard]] Result<void> take_port(std::vector<UniqueFd> files);
+    [[nodiscard]] Result<void> add_queue(const QueueParameters& parameters, QueueJournal& journal, uint16_t number);
     [[nodiscard]] Result<xen::Port> bind(xen::Port remote);
 
     void leave();
@@ -77,7 +80,9 @@ class Vif {
     SwitchLink link_;
     VifContext context_;
     UniqueFd journal_file_;
-    std::vector<UniqueFd> port_files_;
+    std::vector<UniqueFd> port_files_;     // of each queue; none of the switch
+    std::optional<bridge::vhost::RingMemory> rings_;
+    UniqueFd port_connection_;             // of the rings: kept for the next supervisor
     std::unique_ptr<Journal> journal_;
     std::vector<xen::Port> bound_;
     std::vector<std::unique_ptr<Queue>> queues_;

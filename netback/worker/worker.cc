@@ -170,7 +170,7 @@ void Worker::handle(Received received) {
         }
         case MessageType::disconnect: return disconnect(message);
         case MessageType::adjust:
-            if (vif != nullptr) vif->adjust(message.body.adjust);
+            if (vif != nullptr) vif->adjust(message.body.adjust, std::move(received.descriptors));
             return answer(message, {}, vif);
         case MessageType::stats: return answer(message, {}, vif);
         case MessageType::table: return answer_table(message);

@@ -95,6 +95,41 @@ TEST_CASE("a packet to be segmented goes out whole, with its size of segments") 
     CHECK(rig.stats().tx_gso == 1);
 }
 
+TEST_CASE("what the port does not take undone is done before") {
+    const bool v6 = GENERATE(false, true);
+    NetRig rig({.port_state = {.up = 1, .checksum = 0, .tcp4 = 0, .tcp6 = 0}});
+    const auto blank = make_packet({.v6 = v6, .payload = 333, .blank = true});
+    auto out = rig.transmit(blank, {.csum_blank = true});
+    REQUIRE(out.size() == 1);
+    CHECK(out[0].header.flags == 0);
+    CHECK(out[0].data == make_packet({.v6 = v6, .payload = 333}));
+    const auto large = make_packet({.v6 = v6, .payload = 60000, .blank = true});
+    out = rig.transmit(large, {.csum_blank = true, .gso = v6 ? GsoType::tcp6 : GsoType::tcp4, .gso_size = 1448});
+    REQUIRE(out.size() == 42);
+    const size_t headers = 14 + (v6 ? 40 : 20) + 20;
+    std::vector<std::byte> payload;
+    for (const PortPacket& one : out) {
+        CHECK(one.header.gso_type == bridge::kVnetGsoNone);
+        CHECK(one.header.flags == 0);
+        CHECK(checksum_right(one.data));
+        payload.insert(payload.end(), one.data.begin() + static_cast<std::ptrdiff_t>(headers), one.data.end());
+    }
+    CHECK(std::equal(payload.begin(), payload.end(), large.begin() + static_cast<std::ptrdiff_t>(headers), large.end()));
+    // What does not need to be cut leaves as it came.
+    out = rig.transmit(raw_packet(1500));
+    REQUIRE(out.size() == 1);
+    CHECK(out[0].data == raw_packet(1500));
+}
+
+TEST_CASE("a port that is down takes nothing, and the guest has its slots back") {
+    NetRig rig({.port_state = {}});
+    CHECK(rig.transmit(raw_packet(500)).empty());
+    CHECK(rig.transmit(make_packet({.blank = true}), {.csum_blank = true}).empty());
+    CHECK(rig.stats().tx_dropped == 2);
+    rig.vif->adjust({{}, 0, {}, {1, 1, 1, 1}}, {});
+    CHECK(rig.transmit(raw_packet(500)).size() == 1);
+}
+
 TEST_CASE("what the port left undone is told to the guest, or done for it") {
     const bool v6 = GENERATE(false, true);
     const bool takes = GENERATE(false, true);
@@ -205,7 +240,7 @@ TEST_CASE("a guest that names its multicasts gets those, and every broadcast") {
         return rig.received.size();
     };
     CHECK(arrive() == 4);
-    rig.vif->adjust({{}, 1, {}});
+    rig.vif->adjust({{}, 1, {}, {1, 1, 1, 1}}, {});
     CHECK(arrive() == 2);
     REQUIRE(rig.queues[0].name_multicast({0x01, 0, 0x5e, 0, 0, 1}, true));
     REQUIRE(rig.turn_until([&] { return rig.queues[0].tx_in_flight() == 0; }));
@@ -213,7 +248,7 @@ TEST_CASE("a guest that names its multicasts gets those, and every broadcast") {
     // It outlives the worker.
     rig.crash();
     must(rig.try_connect(true));
-    rig.vif->adjust({{}, 1, {}});
+    rig.vif->adjust({{}, 1, {}, {1, 1, 1, 1}}, {});
     CHECK(arrive() == 3);
     REQUIRE(rig.queues[0].name_multicast({0x01, 0, 0x5e, 0, 0, 1}, false));
     REQUIRE(rig.turn_until([&] { return rig.queues[0].tx_in_flight() == 0; }));

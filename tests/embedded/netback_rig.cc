@@ -141,6 +141,7 @@ Result<void> NetRig::try_connect(bool resumed) {
     connect.rx_notify = options.rx_notify ? 1 : 0;
     connect.resumed = resumed ? 1 : 0;
     connect.rate = options.rate;
+    connect.port_state = options.port_state;
     std::vector<UniqueFd> handed;
     for (uint16_t i = 0; i < options.queues; ++i) {
         connect.queues[i] = {queues[i].tx_ring_ref(), queues[i].rx_ring_ref(), queues[i].tx_port(), queues[i].rx_port()};

@@ -29,6 +29,7 @@ struct NetRigOptions {
     bool rx_notify = true;
     uint32_t rx_buffers = 256;
     net::Rate rate{};
+    net::PortState port_state{1, 1, 1, 1};
     bool connect = true;
 };
 

@@ -116,6 +116,22 @@ TEST_CASE("what is wrong with a NIC on a switch is said where its script finds i
     t.check();
 }
 
+TEST_CASE("a NIC for an Open vSwitch that does not run is refused with that reason, and others go on") {
+    TwoOnSwitch t({.switch_lines = "[ovs-dpdk]\nbridges = \"br0\"\ndatabase = \"unix:/nowhere/db.sock\"\n"});
+    const auto [bridge, what] = GENERATE(table<std::string, std::string>({
+        {"br0", "Open vSwitch: "},
+        {"br1", "[ovs-dpdk] bridges \"br0\""},
+        {"br0.4095", "is no VLAN"},
+    }));
+    must(t.bed.xl.write_nic_nodes(t.bed.t.domid, on_switch(2, bridge)));
+    t.bed.wait_node(t.bed.back(2) + "/state", "2");
+    CHECK(t.bed.node(t.bed.back(2) + "/hotplug-error").find(what) != std::string::npos);
+    CHECK(t.bed.node(t.bed.back(2) + "/script").find("vif-refused") != std::string::npos);
+    CHECK(t.bed.daemon.vif(2)["port"] == "failed");
+    must(t.bed.xl.detach_disk(t.bed.t.domid, 2, true));
+    t.check();
+}
+
 TEST_CASE("a switch worker that is killed is replaced, and the guests' rings go on") {
     TwoOnSwitch t;
     t.check();

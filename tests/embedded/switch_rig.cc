@@ -47,6 +47,7 @@ Result<void> SwitchRig::try_connect(size_t guest, bool resumed) {
     connect.csum_blank6 = one.options.csum6 ? 1 : 0;
     connect.rx_notify = 1;
     connect.resumed = resumed ? 1 : 0;
+    connect.kind = net::PortKind::switched;
     connect.port.name = net::Text<32>("lan0");
     connect.port.address = one.address;
     connect.port.any_source = one.options.any_source ? 1 : 0;

@@ -7,6 +7,7 @@
 
 #include "netback/config.h"
 #include "netback/offer.h"
+#include "netback/ovs_port.h"
 #include "netback/switch_port.h"
 
 using namespace ringback;
@@ -31,6 +32,9 @@ kilobytes_per_second = 6
 table_entries = 70
 ageing_seconds = 80
 address_wait_seconds = 90
+[ovs-dpdk]
+bridges = "br0 br1"
+database = "unix:/run/o.sock"
 )", "test.toml");
     REQUIRE(config.ok());
     CHECK(config.value().control_socket() == "/run/x/netbackd.sock");
@@ -50,6 +54,9 @@ address_wait_seconds = 90
     CHECK(config.value().switch_table == 70);
     CHECK(config.value().switch_ageing == 80);
     CHECK(config.value().switch_address_wait == 90);
+    CHECK(config.value().has_ovs_bridge("br1"));
+    CHECK_FALSE(config.value().has_ovs_bridge("lan0"));
+    CHECK(config.value().ovs_database == "unix:/run/o.sock");
 }
 
 TEST_CASE("netbackd: a switch's name may be as long as the worker can tell it from another") {
@@ -124,10 +131,10 @@ TEST_CASE("a vif is on a switch by its script, and says with its bridge on which
     net::Config config;
     config.switch_names = "lan0 dmz";
     const net::NicNodes right{"/etc/xen/scripts/vif-ringback", "dmz.7:8:9", "00:16:3e:0a:0b:0c", "192.0.2.1 2001:db8::/64"};
-    CHECK(net::wants_switch(right));
-    CHECK(net::wants_switch({"vif-ringback", "", "", ""}));
+    CHECK(net::has_own_script(right));
+    CHECK(net::has_own_script({"vif-ringback", "", "", ""}));
     for (const char* script : {"/etc/xen/scripts/vif-bridge", "", "/vif-ringback/x"}) {
-        CHECK_FALSE(net::wants_switch({script, "dmz", "", ""}));
+        CHECK_FALSE(net::has_own_script({script, "dmz", "", ""}));
     }
     const auto port = net::make_switch_port(right, config);
     REQUIRE(port.ok());
@@ -149,4 +156,34 @@ TEST_CASE("a vif is on a switch by its script, and says with its bridge on which
     refused({"", "dmz", "01:16:3e:0a:0b:0c", ""}, "is no MAC address");
     refused({"", "dmz", "00:16:3e:0a:0b:0g", ""}, "is no MAC address");
     refused({"", "dmz", right.mac, "192.0.2.256"}, "is no IP address");
+}
+
+TEST_CASE("a vif is on a bridge of Open vSwitch if that is named there, in which VLANs its bridge says") {
+    CHECK_FALSE(net::parse_config("[switch]\nnames = \"lan0 br0\"\n[ovs-dpdk]\nbridges = \"br1 br0\"", "x").ok());
+    CHECK_FALSE(net::parse_config("[ovs-dpdk]\nbridges = \"--db=x\"", "x").ok());
+    net::Config config;
+    config.ovs_bridges = "br0";
+    const xen::DeviceId id{"vif", 7, 2};
+    const net::NicNodes right{.script = "vif-ringback", .bridge = "br0.7:8:9", .mac = "00:16:3e:0a:0b:0c", .mtu = "9000"};
+    const auto made = net::make_ovs_port(right, id, config);
+    REQUIRE(made.ok());
+    CHECK(made.value().name == "vif7.2");
+    CHECK(made.value().bridge == "br0");
+    CHECK(made.value().vlan == 7);
+    CHECK(made.value().trunks == std::vector<uint16_t>{8, 9});
+    CHECK(made.value().mtu == 9000);
+    CHECK(made.value().owner == "vif/7/2");
+    CHECK(made.value().socket == net::vhost_path(config, id));
+    CHECK(net::make_ovs_port({.bridge = "br0", .mac = right.mac}, id, config).value().vlan == 0);
+    const auto refused = [&](const net::NicNodes& nodes, const std::string& what) {
+        const auto port = net::make_ovs_port(nodes, id, config);
+        REQUIRE_FALSE(port.ok());
+        CHECK_THAT(port.error().message, ContainsSubstring(what));
+    };
+    refused({.bridge = "br0.4095", .mac = right.mac}, "is no VLAN");
+    refused({.bridge = "br0", .mac = "01:16:3e:0a:0b:0c"}, "is no MAC address");
+    refused({.bridge = "br0", .mac = right.mac, .ip = "192.0.2.1"}, "only the built-in switch");
+    for (const char* mtu : {"0", "67", "9703", "1500x", "-1", "99999999999"}) {
+        refused({.bridge = "br0", .mac = right.mac, .mtu = mtu}, "Open vSwitch takes");
+    }
 }

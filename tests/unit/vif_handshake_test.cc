@@ -24,6 +24,7 @@ struct Vif {
     View view;
     std::vector<S> seen;
     bool port_fails = false;
+    bool port_is_slow = false;  // opening and closing end when the test says so
     bool offer_is_bad = false;
     bool forgotten = false;
     int connects = 0;
@@ -43,9 +44,9 @@ struct Vif {
                 case Action::none: return;
                 case Action::open_port:
                     ++ports_made;
-                    view.port = port_fails ? PortPhase::failed : PortPhase::open;
+                    view.port = port_is_slow ? PortPhase::opening : port_fails ? PortPhase::failed : PortPhase::open;
                     break;
-                case Action::remove_port: view.port = PortPhase::none; break;
+                case Action::remove_port: view.port = port_is_slow ? PortPhase::closing : PortPhase::none; break;
                 case Action::publish_init_wait: publish(S::init_wait); break;
                 case Action::connect:
                     ++connects;
@@ -120,6 +121,46 @@ TEST_CASE("vif: without a port it does not linger in Initialising either") {
     vif.frontend(S::unknown);
     CHECK(vif.view.backend == S::closed);
     CHECK(vif.holds_nothing());
+}
+
+TEST_CASE("vif: a port that takes its time to open and to close is waited for") {
+    Vif vif;
+    vif.port_is_slow = true;
+    vif.settle();
+    CHECK(vif.seen.empty());
+    vif.frontend(S::connected);
+    CHECK(vif.seen.empty());
+    vif.view.port = GENERATE(PortPhase::open, PortPhase::failed);
+    const bool opened = vif.view.port == PortPhase::open;
+    vif.settle();
+    CHECK(vif.seen == std::vector{S::init_wait});
+    if (opened) vif.script_done();
+    CHECK(vif.connects == (opened ? 1 : 0));
+    vif.toolstack_removes();
+    vif.frontend(S::closed);
+    CHECK(vif.view.port == PortPhase::closing);
+    CHECK(vif.view.backend == S::closing);
+    vif.view.port = PortPhase::none;
+    vif.settle();
+    CHECK(vif.view.backend == S::closed);
+    CHECK(vif.ports_made == 1);
+}
+
+TEST_CASE("vif: taken away while its port is being opened, it goes when that is through") {
+    Vif vif;
+    vif.port_is_slow = true;
+    vif.settle();
+    if (GENERATE(false, true)) vif.view.present = false;
+    vif.toolstack_removes();
+    vif.frontend(S::unknown);
+    CHECK(vif.view.port == PortPhase::opening);
+    CHECK_FALSE(vif.forgotten);
+    vif.view.port = PortPhase::open;
+    vif.settle();
+    CHECK(vif.view.port == PortPhase::closing);
+    vif.view.port = PortPhase::none;
+    vif.settle();
+    CHECK((vif.forgotten || vif.view.backend == S::closed));
 }
 
 TEST_CASE("vif: the Windows frontend's start, from whatever it finds") {

@@ -12,7 +12,7 @@ linux-image-amd64 xen-hypervisor-$xen_version-amd64 xen-utils-$xen_version xenst
 systemd-sysv udev kmod iproute2 iputils-ping procps psmisc strace jq attr less zstd busybox-static xz-utils
 liburing2 zlib1g libzstd1 libseccomp2 libcap-ng0 libsystemd0 libsqlite3-0 $runtime_libraries
 lvm2 thin-provisioning-tools dmsetup e2fsprogs util-linux fdisk parted gdisk fio nbdkit libnbd-bin qemu-utils
-libnl-3-200 libnl-route-3-200 iperf3 ethtool tcpdump openvswitch-switch
+libnl-3-200 libnl-route-3-200 iperf3 ethtool tcpdump openvswitch-switch openvswitch-switch-dpdk
 END
 }
 

@@ -124,6 +124,7 @@ Result<void> SwitchBench::connect(Guest& guest) {
     net::Connect connect{};
     connect.queue_count = 1;
     connect.scatter_gather = connect.gso_tcp4 = connect.gso_tcp6 = connect.csum_blank4 = connect.csum_blank6 = connect.rx_notify = 1;
+    connect.kind = net::PortKind::switched;
     connect.port.name = net::Text<32>("lan0");
     connect.port.address = guest.address;
     connect.port.vlan = 1;
