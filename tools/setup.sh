@@ -10,8 +10,7 @@ die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 2; }
 build_packages='g++ meson ninja-build pkg-config libfmt-dev liburing-dev libxen-dev libcap-ng-dev libseccomp-dev
   zlib1g-dev libzstd-dev libcli11-dev nlohmann-json3-dev libtomlplusplus-dev libsystemd-dev libsqlite3-dev libcurl4-openssl-dev
   libnl-3-dev libnl-route-3-dev libdpdk-dev libnbd-dev'
-guest_packages='nbdkit nbdkit-plugin-dev libnbd-bin fio e2fsprogs mount util-linux fdisk iproute2 iputils-ping iperf3
-  openvswitch-switch-dpdk'
+guest_packages='nbdkit nbdkit-plugin-dev libnbd-bin fio e2fsprogs mount util-linux fdisk iproute2 iputils-ping iperf3'
 
 missing_packages() {
   local package
