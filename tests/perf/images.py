@@ -125,7 +125,7 @@ with tempfile.TemporaryDirectory(prefix="vdisk-perf-", dir=options.directory) as
     with open(hole, "wb") as file:
         file.truncate(1 << 40)
     for ours, theirs in formats:
-        target = path("hole." + ours)
+        target = path("hole-copy." + ours)
         bench(f"1 TiB hole, {ours}", [options.vdisk, "convert", "-q", hole, target],
               ["qemu-img", "convert", "-f", "raw", "-O", theirs, hole, target], target)
         counts = json.loads(subprocess.run([options.vdisk, "convert", "--json", hole, target], check=True, capture_output=True).stdout)
