@@ -54,21 +54,25 @@ int EventLoop::timeout() const {
     return static_cast<int>(std::clamp<int64_t>(left.count(), 0, 3'600'000));
 }
 
+void EventLoop::turn(bool may_wait) {
+    std::array<epoll_event, 64> events{};
+    const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), may_wait ? timeout() : 0);
+    INVARIANT(count >= 0 || errno == EINTR);
+    for (int i = 0; i < count; ++i) {
+        const epoll_event& event = events[static_cast<size_t>(i)];
+        const auto found = callbacks_.find(event.data.fd);
+        if (found == callbacks_.end()) continue;  // forgotten by an earlier callback of this turn
+        const std::shared_ptr<Callback> callback = found->second;
+        (*callback)(event.events);
+    }
+    run_timers();
+}
+
 void EventLoop::run(const std::function<void()>& before_wait) {
     while (true) {
         before_wait();
         if (stopping_) return;
-        std::array<epoll_event, 64> events{};
-        const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout());
-        INVARIANT(count >= 0 || errno == EINTR);
-        for (int i = 0; i < count; ++i) {
-            const epoll_event& event = events[static_cast<size_t>(i)];
-            const auto found = callbacks_.find(event.data.fd);
-            if (found == callbacks_.end()) continue;  // forgotten by an earlier callback of this turn
-            const std::shared_ptr<Callback> callback = found->second;
-            (*callback)(event.events);
-        }
-        run_timers();
+        turn(true);
     }
 }
 

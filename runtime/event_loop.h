@@ -37,7 +37,9 @@ class EventLoop {
     Timer after(std::chrono::milliseconds delay, std::function<void()> callback);
     void cancel(const Timer& timer);
 
-    // `before_wait` runs before each wait: work that callbacks have left behind.
+    // One wait, if it may, and all that is ready then.
+    void turn(bool may_wait);
+    // Turns until stop(). `before_wait` runs before each: work that callbacks have left behind.
     void run(const std::function<void()>& before_wait);
     void stop() { stopping_ = true; }
 

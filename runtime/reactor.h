@@ -116,6 +116,7 @@ class Reactor {
     // Turns until stop().
     void run();
     void stop() { stopping_ = true; }
+    [[nodiscard]] bool stopping() const { return stopping_; }
 
     [[nodiscard]] const ReactorCounters& counters() const { return counters_; }
     [[nodiscard]] uint64_t in_flight() const { return in_flight_; }

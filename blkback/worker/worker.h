@@ -41,6 +41,9 @@ class Worker {
     ~Worker();
     // Serves until the supervisor says quit. An error: the worker cannot go on.
     [[nodiscard]] Result<void> run();
+    // The same for who turns it himself; turn() is false after quit.
+    [[nodiscard]] Result<void> start();
+    [[nodiscard]] bool turn(bool may_sleep);
 
   private:
     struct Watch : Completion {

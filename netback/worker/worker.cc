@@ -35,10 +35,20 @@ Result<std::unique_ptr<Worker>> Worker::prepare(const Options& options) {
 
 Worker::~Worker() = default;
 
-Result<void> Worker::run() {
+Result<void> Worker::start() {
     TRY(reactor_->start());
     watch(events_watch_, events_->fd(), &Worker::on_events);
     TRY(greet());
+    return {};
+}
+
+bool Worker::turn(bool may_sleep) {
+    reactor_->turn(may_sleep);
+    return !reactor_->stopping();
+}
+
+Result<void> Worker::run() {
+    TRY(start());
     reactor_->run();
     return {};
 }
