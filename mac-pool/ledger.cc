@@ -211,7 +211,7 @@ Result<void> Ledger::renumber(const Guest& guest, const std::map<unsigned, Mac>&
     if (wanted.empty()) return {};
     GuestRecord record = TRY(enter(guest));
     for (const auto& [nic, mac] : wanted) {
-        std::erase_if(record.nics, [&](const auto& held) { return held.second == mac; });
+        std::erase_if(record.nics, [&address = mac](const auto& held) { return held.second == address; });
     }
     for (const auto& [nic, mac] : wanted) {
         auto holding = TRY(load<Holding>(key::mac(mac)));

@@ -102,9 +102,11 @@ class [[nodiscard]] Co {
         void return_value(int32_t result) { value = result; }
     };
 
-    Co(const Co&) = delete;
-    Co& operator=(const Co&) = delete;
-    ~Co() { self_.destroy(); }
+    Co(Co&& other) noexcept : self_(std::exchange(other.self_, nullptr)) {}
+    Co& operator=(Co&&) = delete;
+    ~Co() {
+        if (self_) self_.destroy();
+    }
 
     bool await_ready() noexcept { return false; }
     bool await_suspend(std::coroutine_handle<> awaiting) noexcept {
