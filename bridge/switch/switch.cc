@@ -33,6 +33,15 @@ MacAddress address_at(std::span<const std::byte> frame, size_t at) {
     std::memcpy(address.data(), frame.data() + at, address.size());
     return address;
 }
+// Six bytes are for the compiler a call of memcmp.
+bool same(const MacAddress& a, const MacAddress& b) {
+    const auto head = [](const MacAddress& address) {
+        uint32_t bytes;
+        std::memcpy(&bytes, address.data(), sizeof bytes);
+        return bytes;
+    };
+    return head(a) == head(b) && a[4] == b[4] && a[5] == b[5];
+}
 bool group(const MacAddress& address) { return (address[0] & 1) != 0; }
 
 // 802.1Q, 8.6.3: never forwarded by a bridge (spanning tree, pause, link discovery).
@@ -130,7 +139,7 @@ Verdict Switch::classify(PortIndex from, std::span<const std::byte> head, uint32
     const MacAddress destination = address_at(head, 0);
     const MacAddress source = address_at(head, 6);
     if (group(source)) return drop(port.counters.malformed);
-    if (!port.any_source && source != port.address) return drop(port.counters.spoofed);
+    if (!port.any_source && !same(source, port.address)) return drop(port.counters.spoofed);
 
     Verdict verdict{.fate = Fate::dropped, .to = 0, .vlan = port.vlan, .tag = 0, .named = false};
     uint16_t type = word_at(head, 12);
@@ -149,7 +158,7 @@ Verdict Switch::classify(PortIndex from, std::span<const std::byte> head, uint32
     if (!port.given.empty() && !source_allowed(head, kEthernetHeader + verdict.tag, type, port.address, port.given)) {
         return drop(port.counters.spoofed);
     }
-    if (reserved(destination)) return drop(port.counters.nowhere);
+    if (group(destination) && reserved(destination)) return drop(port.counters.nowhere);
     if (!port.police.passes(size, now)) return drop(port.counters.policed);
     if (port.any_source) {
         const auto learned = table_->learn(mac_key(source, verdict.vlan), from, now);

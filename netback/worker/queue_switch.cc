@@ -180,8 +180,9 @@ void Queue::spread(size_t number) {
         const bool tagged = to != nullptr && decide.form(port, plan.verdict.vlan) == Form::tagged;
         return to != nullptr && fit(plan, tagged, to->vif_.parameters).complete;
     };
-    const bool complete = plan.verdict.fate == Fate::one ? wants_sum(plan.verdict.to)
-                                                         : std::any_of(decide.ports().begin(), decide.ports().end(), wants_sum);
+    const bool complete = plan.header.flags == bridge::kVnetNeedsCsum &&
+                          (plan.verdict.fate == Fate::one ? wants_sum(plan.verdict.to)
+                                                          : std::any_of(decide.ports().begin(), decide.ports().end(), wants_sum));
     if (complete && complete_checksum({tx.data, tx.packet.size}, plan.header.csum_start, plan.header.csum_offset)) {
         plan.header.flags = 0;
         plan.completed = true;
