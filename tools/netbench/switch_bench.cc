@@ -153,15 +153,15 @@ bool SwitchBench::answered(size_t active) const {
                        [](const auto& guest) { return guest->answered() == guest->asked || !guest->failure.empty(); });
 }
 
-void SwitchBench::reap(size_t active, uint64_t& received) {
+void SwitchBench::reap(size_t active, bool events, uint64_t& received) {
     const frontend::NetQueue::Receiver count = [&received](std::span<const std::byte>, const frontend::PacketInfo&) { ++received; };
     for (size_t i = 0; i < active; ++i) {
-        guests_[i]->queue->clear_events();
-        guests_[i]->queue->reap(count);
+        if (events) guests_[i]->queue->clear_events();
+        guests_[i]->queue->reap(count, events);
     }
 }
 
-Result<Cost> SwitchBench::run(size_t active, size_t size, size_t burst, double seconds) {
+Result<Cost> SwitchBench::run(size_t active, size_t size, size_t burst, bool events, double seconds) {
     std::vector<std::vector<std::byte>> packets;
     for (size_t i = 0; i < active; ++i) packets.push_back(make_packet(guests_[i]->address, guests_[i ^ 1]->address, size));
     const bool gso = size > xen::kPageSize;
@@ -208,7 +208,7 @@ Result<Cost> SwitchBench::run(size_t active, size_t size, size_t burst, double s
         ns += monotonic_ns() - start_ns;
         cost.allocations += bench::allocations() - allocations;
         cost.packets += active * burst;
-        reap(active, received);
+        reap(active, events, received);
     }
     for (size_t i = 0; i < active; ++i) {
         if (!guests_[i]->failure.empty()) return Error{EPROTO, "measure the switch: " + guests_[i]->failure};

@@ -40,8 +40,8 @@ class SwitchBench {
     SwitchBench& operator=(const SwitchBench&) = delete;
 
     // Guests 0 to active - 1 send `burst` packets of `size` bytes to their partners, again and again. More than a page: a TCP packet to be
-    // cut in segments by somebody else.
-    [[nodiscard]] Result<Cost> run(size_t active, size_t size, size_t burst, double seconds);
+    // cut in segments by somebody else. `events`: the guests ask to be notified of every burst, as ones that sleep do.
+    [[nodiscard]] Result<Cost> run(size_t active, size_t size, size_t burst, bool events, double seconds);
     // Bytes of this process's own memory that connecting took, per vif.
     [[nodiscard]] double bytes_per_vif() const { return bytes_per_vif_; }
     // CPU time per second with nothing to do.
@@ -53,7 +53,7 @@ class SwitchBench {
     [[nodiscard]] Result<void> start(size_t guests);
     [[nodiscard]] Result<void> connect(Guest& guest);
     [[nodiscard]] bool answered(size_t active) const;
-    void reap(size_t active, uint64_t& received);
+    void reap(size_t active, bool events, uint64_t& received);
 
     std::unique_ptr<xen::embedded::Toolstack> toolstack_;
     std::unique_ptr<Reactor> reactor_;
